@@ -1,0 +1,85 @@
+/* Devices: compile a MIL function, bind buffers by name, run.
+ *
+ * Buffers belong to the device, and so does their layout.  Ordering, padding and size rules
+ * of real hardware stay inside its adapter. */
+#ifndef ANNEAL_DEVICE_H
+#define ANNEAL_DEVICE_H
+
+#include "anneal/mil.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct an_device an_device;
+typedef struct an_executable an_executable; /* a compiled function; belongs to its device */
+typedef struct an_buffer an_buffer;
+typedef struct an_call an_call; /* an executable with buffers bound to its names */
+
+typedef struct an_device_options {
+	const char *name;     /* "soft" (default) */
+	const char *numerics; /* "ieee" (default), "fast" */
+} an_device_options;
+
+typedef struct an_device_info {
+	const char *name;     /* "soft" */
+	const char *numerics; /* "ieee" */
+	const char *isa;      /* instruction sets in use, "avx2,avx512,..." */
+	int threads;
+	int64_t compiles_left; /* -1: no limit */
+} an_device_info;
+
+AN_API an_status an_device_open(an_ctx *ctx, const an_device_options *opt, an_device **out);
+AN_API void an_device_close(an_device *d); /* frees every executable, buffer and call left */
+AN_API void an_device_get_info(const an_device *d, an_device_info *info);
+
+/* Whether the device runs operation `index` of `f`; if not, *rule (may be NULL) says why,
+ * valid until the next call. */
+AN_API bool an_device_supports(an_device *d, const an_function *f, int index, const char **rule);
+
+/* Compiles a function (constants of its program are read here).  A function equal in text
+ * and constants to one that this device holds gives the same executable, with its count of
+ * owners raised.  AN_BUDGET: no compiles left in this process.  AN_DEVICE: refused, with the
+ * rule in the message. */
+AN_API an_status an_compile(an_device *d, an_function *f, an_executable **out);
+AN_API void an_executable_free(an_executable *e);
+/* Inputs and outputs by index, in the order of the function. NULL name: no such index. */
+AN_API const char *an_executable_input(const an_executable *e, int i, an_type *type);
+AN_API const char *an_executable_output(const an_executable *e, int i, an_type *type);
+
+/* ---- Buffers --------------------------------------------------------------------- */
+
+/* Zeroed memory for a value of type `t`. */
+AN_API an_status an_buffer_new(an_device *d, const an_type *t, an_buffer **out);
+/* Shares the memory of `b` as a value of type `t`, `offset` bytes from its start (a
+ * multiple of the element size): the alias that lets one program's output be another's
+ * input, and a new key or value be a row of a cache. */
+AN_API an_status an_buffer_view(an_buffer *b, const an_type *t, size_t offset, an_buffer **out);
+AN_API void an_buffer_free(an_buffer *b); /* views keep the memory alive */
+AN_API const an_type *an_buffer_type(const an_buffer *b);
+/* The elements, row-major and packed.  Between map and unmap no call may use the buffer. */
+AN_API void *an_buffer_map(an_buffer *b);
+AN_API void an_buffer_unmap(an_buffer *b);
+/* Stores `n` fp32 values at element `begin`, rounded to nearest even to the buffer's dtype,
+ * in whatever layout the device keeps them. */
+AN_API an_status an_buffer_update_from_f32(an_buffer *b, int64_t begin, int64_t n, const float *src);
+
+/* ---- Running --------------------------------------------------------------------- */
+
+AN_API an_status an_call_new(an_executable *e, an_call **out);
+AN_API void an_call_free(an_call *c);
+/* AN_USAGE: no such name, or another type (the message has both).  An output may share
+ * memory with an input only if it is the same buffer or view and the device says it can
+ * (soft: always; it copies where it must). */
+AN_API an_status an_call_bind(an_call *c, const char *name, an_buffer *b);
+/* Runs; everything must be bound.  submit may return before the work is done; calls of one
+ * device run in the order of submission; wait returns the status of the run. */
+AN_API an_status an_call_submit(an_call *c);
+AN_API an_status an_call_wait(an_call *c);
+/* submit and wait. */
+AN_API an_status an_call_run(an_call *c);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
