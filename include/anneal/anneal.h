@@ -1,0 +1,12 @@
+/* Everything of Anneal's public interface. */
+#ifndef ANNEAL_ANNEAL_H
+#define ANNEAL_ANNEAL_H
+#include "anneal/base.h"
+#include "anneal/mil.h"
+#include "anneal/pass.h"
+#include "anneal/device.h"
+#include "anneal/text.h"
+#include "anneal/io.h"
+#include "anneal/nn.h"
+#include "anneal/train.h"
+#endif

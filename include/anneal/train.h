@@ -1,0 +1,128 @@
+/* Training, evaluation and generation on any device. */
+#ifndef ANNEAL_TRAIN_H
+#define ANNEAL_TRAIN_H
+
+#include "anneal/device.h"
+#include "anneal/nn.h"
+#include "anneal/text.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- The plan -------------------------------------------------------------------- */
+
+/* One entry of a step: run a program on the device, or one of the closed list of host
+ * operations.  The trainer executes exactly this list and times each entry. */
+typedef enum an_host_op {
+	AN_HOST_NONE, /* a device program */
+	AN_HOST_EMBED, AN_HOST_EMBED_GRAD, AN_HOST_CROSS_ENTROPY, AN_HOST_WEIGHT_GRAD, AN_HOST_CAST,
+	AN_HOST_NORM, AN_HOST_ADAMW
+} an_host_op;
+typedef struct an_plan_entry {
+	const char *name;    /* "layers.0 forward", "dW layers.0.wq" */
+	an_host_op host;
+	int64_t flops;       /* 2*M*N*K over its contractions */
+	int64_t bytes;       /* read and written: surfaces of a program, operands of a host op */
+	bool per_update;     /* once per optimizer step instead of once per micro-batch */
+	double seconds;      /* measured: sum over runs */
+	int64_t runs;
+} an_plan_entry;
+
+/* ---- Training -------------------------------------------------------------------- */
+
+struct an_train_report;
+
+typedef struct an_train_options {
+	/* what */
+	int batch;            /* sequences per micro-batch; default 1 */
+	int tokens;           /* per sequence; default the model's context */
+	int accumulate;       /* micro-batches per update; default 1 */
+	int64_t steps;        /* updates; required */
+	uint64_t seed;
+	/* AdamW and schedule: warm-up from 0 to lr over `warmup` updates, then cosine to lr * min_lr */
+	double lr;            /* default 1e-3 */
+	double min_lr;        /* share of lr at the end; default 0.1 */
+	int64_t warmup;       /* default steps / 20 */
+	double beta1, beta2, eps, decay, clip; /* defaults 0.9, 0.95, 1e-8, 0.1, 1.0 (clip < 0: none) */
+	double loss_scale;    /* initial; default 65536 / ... chosen by the trainer; dynamic */
+	/* checkpoints and reports */
+	const char *dir;      /* output folder; NULL: nothing is written */
+	int64_t eval_every, save_every; /* updates; default steps / 10; < 0: only at the end */
+	int64_t eval_tokens;  /* validation tokens per evaluation; 0: all */
+	bool resume;          /* continue from dir's last checkpoint, if there is one */
+	const char *dump_dir; /* write every program that is compiled there; NULL: no */
+	const an_tokenizer *tokenizer; /* saved in checkpoints; may be NULL */
+	/* called after every update, evaluation and checkpoint; returning false stops after a checkpoint */
+	bool (*report)(void *user, const struct an_train_report *r);
+	void *user;
+} an_train_options;
+
+typedef struct an_train_report {
+	enum { AN_REPORT_STEP, AN_REPORT_EVAL, AN_REPORT_SAVED, AN_REPORT_SKIPPED } kind;
+	int64_t step, steps;
+	double loss;          /* STEP: mean over the update's tokens, nats per token; EVAL: validation */
+	double bits_per_byte; /* EVAL: validation loss over the bytes of the validation text */
+	double grad_norm, lr, loss_scale;
+	double tokens_per_second, seconds_left;
+	const char *text;     /* SAVED: the folder; SKIPPED: the first tensor that was not finite */
+	bool best;            /* EVAL: the lowest so far */
+} an_train_report;
+
+typedef struct an_data {
+	const an_tokens *train, *valid; /* valid may be NULL */
+	int64_t valid_bytes;            /* bytes of text that `valid` encodes, for bits per byte */
+} an_data;
+
+typedef struct an_trainer an_trainer;
+/* Builds model programs, differentiates, compiles, makes the plan and allocates; refuses what will
+ * not fit into memory.  `block` (may be NULL: an_model_init with the seed) gives the initial weights. */
+AN_API an_status an_trainer_new(an_device *d, const an_model *m, const an_data *data, const an_train_options *opt,
+                                const float *block, an_trainer **out);
+AN_API void an_trainer_free(an_trainer *t);
+AN_API an_status an_trainer_run(an_trainer *t);  /* all steps that are left */
+AN_API an_status an_trainer_step(an_trainer *t); /* one update */
+AN_API int64_t an_trainer_at(const an_trainer *t); /* updates done */
+AN_API double an_trainer_loss(const an_trainer *t); /* of the last update, nats per token */
+/* Mean loss over validation tokens (0: all), nats per token; *bits_per_byte may be NULL. */
+AN_API an_status an_trainer_evaluate(an_trainer *t, int64_t tokens, double *loss, double *bits_per_byte);
+AN_API const float *an_trainer_weights(const an_trainer *t); /* flat block, fp32 masters */
+/* Flat block of the last update's gradients, unscaled, before clipping. */
+AN_API const float *an_trainer_gradients(const an_trainer *t);
+AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);
+AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers and host arrays */
+
+/* The plan alone, without data or weights (`anneal plan`); freed with an_trainer_free. */
+AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_train_options *opt, an_trainer **out);
+
+/* ---- Evaluation and generation ---------------------------------------------------- */
+
+/* Loss of a token array under weights `block`, every token but the first of each window of `tokens`
+ * predicted once; nats per token in *loss, number predicted in *count. */
+AN_API an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data, int tokens,
+                             int64_t limit, double *loss, int64_t *count);
+
+typedef struct an_sample_options {
+	double temperature; /* 0: greedy */
+	int top_k;          /* 0: all */
+	double top_p;       /* 0 or 1: all */
+	uint64_t seed;
+} an_sample_options;
+
+/* A sequence being decoded with a key/value cache. */
+typedef struct an_generator an_generator;
+AN_API an_status an_generator_new(an_device *d, const an_model *m, const float *block, int context, an_generator **out);
+AN_API void an_generator_free(an_generator *g);
+/* Feeds tokens (a prompt, or the one just sampled); logits of the last one are then available:
+ * an_generator_logits gives [vocab] fp32.  AN_USAGE when the context is full. */
+AN_API an_status an_generator_feed(an_generator *g, const int32_t *ids, size_t n);
+AN_API const float *an_generator_logits(const an_generator *g);
+AN_API int32_t an_generator_sample(an_generator *g, const an_sample_options *opt);
+AN_API size_t an_generator_length(const an_generator *g);
+/* Forgets all but the last `keep` tokens (re-feeding them), for generation beyond the context. */
+AN_API an_status an_generator_slide(an_generator *g, size_t keep);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,153 @@
+/* The fast loops.  Everything here works on plain memory and knows nothing of MIL.
+ *
+ * Rules that hold for every kernel:
+ *   - Results do not depend on the number of threads: work is cut into fixed blocks, each
+ *     output element is computed by one item, reductions run in a fixed order.
+ *   - Elementwise kernels give the same bits on every instruction set (they are one source,
+ *     compiled per set without contraction of multiply and add).  GEMM kernels may differ
+ *     between sets by the order of accumulation, and say so in their row.
+ *   - Strides are in elements unless a name says bytes.  */
+#ifndef KERNEL_KERNEL_H
+#define KERNEL_KERNEL_H
+
+#include "base/base.h"
+#include "base/half.h"
+#include "base/isa.h"
+#include "base/pool.h"
+
+typedef enum k_type { K_F16, K_F32, K_BF16, K_I8, K_U8, K_I16, K_U16, K_I32, K_U32, K_BOOL, K_TYPE_COUNT } k_type;
+size_t k_type_size(k_type t);
+
+/* ---- Conversion ------------------------------------------------------------------ */
+
+void k_f16_to_f32(pool *p, uint32_t isa, float *dst, const half *src, int64_t n);
+void k_f32_to_f16(pool *p, uint32_t isa, half *dst, const float *src, int64_t n); /* nearest even */
+void k_f32_to_bf16(pool *p, uint32_t isa, bfloat *dst, const float *src, int64_t n);
+/* Copies a strided array of rank <= 6 of elements of `size` bytes to another; dims[rank]. */
+void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *dst, const int64_t *dst_stride,
+                    const void *src, const int64_t *src_stride);
+
+/* ---- GEMM ------------------------------------------------------------------------ */
+
+/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation.
+ * Any strides (so transposed, sliced and broadcast operands need no copy), up to
+ * GEMM_BATCH_DIMS batch dims (stride 0 broadcasts). */
+#define GEMM_BATCH_DIMS 3
+typedef struct k_matrix {
+	void *data;          /* element [0][0][0] */
+	k_type type;         /* K_F16 or K_F32 */
+	int64_t rs, cs;      /* row and column stride */
+	int64_t bs[GEMM_BATCH_DIMS];
+} k_matrix;
+
+typedef enum k_precision {
+	K_EXACT, /* products of fp16 operands are exact; fp32 operands are multiplied in fp32 */
+	K_FAST   /* operands may be rounded to bf16 */
+} k_precision;
+
+typedef struct k_gemm_args {
+	int64_t m, n, k;
+	int nbatch;
+	int64_t batch[GEMM_BATCH_DIMS];
+	k_matrix a, b, c;
+	bool accumulate;     /* C += ; only for C of type K_F32 */
+	k_precision precision;
+} k_gemm_args;
+
+typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gemm.h */
+/* The kernel that a machine with this mask gets for these arguments; a pure function.  Never
+ * NULL: the portable kernel takes everything. */
+const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
+const char *k_gemm_name(const k_gemm_row *r);
+/* Bytes of scratch k_gemm needs for these arguments with `threads` threads. */
+size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
+void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
+
+/* ---- Elementwise chains ---------------------------------------------------------- */
+
+/* A straight-line program over fp32 (or int32) registers, run on blocks of elements that stay
+ * in the first-level cache.  Each operand is strided over a common index space of up to
+ * 5 dims (stride 0 broadcasts).  With `half_steps`, every instruction whose `round16` is
+ * set rounds its result to fp16: the bits of a chain are those of its single operations. */
+#define EW_MAX_DIMS 6
+#define EW_MAX_OPERANDS 24
+#define EW_MAX_REGS 32
+
+/* ORDER EW: see ewise_impl.h */
+#define EW_OP_LIST(X)                                                              \
+	X(LOAD) X(STORE) X(IMM)                                                    \
+	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(MAX) X(MIN)       \
+	X(EQ) X(NE) X(LT) X(LE) X(GT) X(GE) X(SELECT)                              \
+	X(MOV) X(ABS) X(NEG) X(SIGN) X(SQUARE) X(SQRT) X(RSQRT) X(INV) X(EXP) X(EXP2) X(LOG) \
+	X(SIN) X(COS) X(ERF) X(FLOOR) X(CEIL) X(ROUND) X(RELU) X(LEAKY_RELU) X(ELU) X(CLIP) \
+	X(SIGMOID) X(TANH) X(SILU) X(GELU) X(GELU_TANH) X(GELU_SIGMOID) X(SOFTPLUS) X(SOFTSIGN) \
+	X(TRUNC)
+typedef enum ew_op {
+#define X(n) EW_##n,
+	EW_OP_LIST(X)
+#undef X
+	EW_OP_COUNT
+} ew_op;
+
+typedef struct ew_instr {
+	uint8_t op;        /* ew_op */
+	uint8_t dst;       /* register; STORE: operand index */
+	uint8_t a, b, c;   /* registers (SELECT: a ? b : c); LOAD: a = operand index */
+	bool round16;      /* round the result to fp16 */
+	float imm, imm2;   /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
+} ew_instr;
+
+typedef struct ew_operand {
+	void *data;
+	k_type type;       /* bool: 0/1 bytes; loads convert to fp32, stores round to nearest even
+	                    * (ints: toward zero, saturating) */
+	int64_t stride[EW_MAX_DIMS];
+} ew_operand;
+
+typedef struct ew_program {
+	int rank;
+	int64_t dim[EW_MAX_DIMS];
+	int ninstr, noperands, nregs;
+	const ew_instr *instr;
+	const ew_operand *operand;
+	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
+	               * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
+} ew_program;
+void k_ewise(pool *p, uint32_t isa, const ew_program *prog);
+
+/* Reduction of register `reg` of a program (its instructions run first, without stores or with)
+ * over the dims set in `mask`; the result has the other dims in order, written to `out`
+ * with strides over all dims (those of reduced dims ignored).  fp32 accumulation in a fixed
+ * order.  MEAN divides the sum at the end, NORM takes the square root; `round16` rounds the
+ * result to fp16 before `post` instructions... are applied by the caller with k_ewise. */
+typedef enum k_reduction { K_SUM, K_MEAN, K_MAX, K_MIN, K_SUM_SQUARE, K_L2 } k_reduction;
+void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
+              const ew_operand *out);
+
+/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted. */
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x, const ew_operand *y);
+
+/* ---- Training -------------------------------------------------------------------- */
+
+/* Gathers columns: x[c][s] = table[token[s]][c], table fp32 [vocab][dim], x fp16 [dim][n]. */
+void k_embed(pool *p, uint32_t isa, half *x, const float *table, const int32_t *token, int64_t dim, int64_t n);
+/* Scatters: dtable[token[s]][c] += scale * dx[c][s], in order of s for every row. */
+void k_embed_grad(pool *p, float *dtable, const half *dx, const int32_t *token, int64_t dim, int64_t n, float scale);
+
+/* Cross-entropy over columns of fp16 logits [vocab][n]: *loss_sum is the sum over s of
+ * -log softmax(logits[:,s])[target[s]] in nats (fp64, fixed order); target < 0 is skipped.
+ * If grad_scale != 0, logits are replaced by grad_scale * (softmax - onehot), 0 for
+ * skipped columns. column_loss[n] (may be NULL) gets each column's loss. */
+void k_cross_entropy(pool *p, uint32_t isa, half *logits, const int32_t *target, int64_t vocab, int64_t n,
+                     float grad_scale, double *loss_sum, float *column_loss, int64_t *counted);
+
+/* Sum of squares in fp64 over fixed blocks; *finite is false if any value is not finite. */
+double k_sum_squares(pool *p, uint32_t isa, const float *x, int64_t n, bool *finite);
+
+/* AdamW (Loshchilov, Hutter 2019), one step over a block; g is multiplied by g_scale first.
+ *   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+ *   w -= lr * ( (m / c1) / (sqrt(v / c2) + eps) + decay * w ),  c1 = 1-b1^t, c2 = 1-b2^t */
+typedef struct k_adamw { float lr, beta1, beta2, eps, decay, c1, c2, g_scale; } k_adamw;
+void k_adamw_step(pool *p, uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
+
+#endif
