@@ -1,6 +1,7 @@
 /* Worker threads: one counter hands out items, workers spin, then sleep. */
 #include "base/pool.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -20,12 +21,14 @@ struct pool {
 	int threads;  /* with the caller */
 	int started;  /* threads that run, without the caller */
 	size_t bytes;
+	/* What to run.  Stable from the claim of an item to its end, because a run does not return
+	 * before all its items are done. */
 	void (*fn)(void *arg, int64_t i, int worker);
 	void *arg;
-	int64_t n;
-	_Alignas(64) atomic_int_fast64_t next; /* item to hand out */
-	_Alignas(64) atomic_uint generation;   /* counts pool_run calls; a change is the starting signal */
-	_Alignas(64) atomic_int busy;          /* workers that have not finished this generation */
+	atomic_int_fast64_t n;
+	_Alignas(64) atomic_uint_fast64_t next; /* generation and the item to hand out, see ticket() */
+	_Alignas(64) atomic_uint generation;    /* counts runs; a change is the starting signal */
+	_Alignas(64) atomic_int_fast64_t done;  /* items finished in this run */
 	atomic_int sleepers;
 	atomic_bool quit;
 	pthread_mutex_t mutex;
@@ -49,11 +52,30 @@ static int64_t now(void)
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* An item is claimed by exchanging a ticket that also carries the run's generation, so a worker
+ * that wakes late cannot take an item of one run for another, and a run need not wait for
+ * workers that slept through it. */
+#define ITEM_BITS 40
+#define ITEM_MASK ((UINT64_C(1) << ITEM_BITS) - 1)
+
+static uint64_t ticket(unsigned generation, int64_t item)
+{
+	return (uint64_t)generation << ITEM_BITS | (uint64_t)item;
+}
+
 static void work(pool *p, int index)
 {
-	int64_t i;
-	while ((i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < p->n)
+	uint64_t t = atomic_load(&p->next);
+	for (;;) {
+		int64_t i = (int64_t)(t & ITEM_MASK);
+		if (i >= atomic_load(&p->n))
+			return;
+		if (!atomic_compare_exchange_weak(&p->next, &t, t + 1))
+			continue;
 		p->fn(p->arg, i, index);
+		atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
+		t = atomic_load(&p->next);
+	}
 }
 
 /* Waits until the generation differs from `seen`. */
@@ -86,15 +108,14 @@ static void *worker_main(void *arg)
 		if (atomic_load(&p->quit))
 			return NULL;
 		work(p, w->index);
-		atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
 	}
 }
 
-/* Starts a generation.  The store must be seen by a worker that counts itself as asleep
+/* Starts generation `g`.  The store must be seen by a worker that counts itself as asleep
  * right after we looked: both sides use sequentially consistent operations. */
-static void signal_generation(pool *p)
+static void signal_generation(pool *p, unsigned g)
 {
-	atomic_fetch_add(&p->generation, 1);
+	atomic_store(&p->generation, g);
 	if (atomic_load(&p->sleepers)) {
 		pthread_mutex_lock(&p->mutex);
 		pthread_cond_broadcast(&p->wake);
@@ -129,7 +150,7 @@ void pool_stop(pool *p)
 	if (!p)
 		return;
 	atomic_store(&p->quit, true);
-	signal_generation(p);
+	signal_generation(p, atomic_load(&p->generation) + 1);
 	for (int i = 0; i < p->started; i++)
 		pthread_join(p->worker[i].thread, NULL);
 	pthread_cond_destroy(&p->wake);
@@ -146,13 +167,17 @@ void pool_run(pool *p, void (*fn)(void *arg, int64_t i, int worker), void *arg, 
 			fn(arg, i, 0);
 		return;
 	}
+	assert(n <= (int64_t)ITEM_MASK);
+	/* until the ticket is out, a late worker of the last run finds no item: n is 0 */
+	unsigned g = atomic_load(&p->generation) + 1;
+	atomic_store(&p->n, 0);
 	p->fn = fn;
 	p->arg = arg;
-	p->n = n;
-	atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-	atomic_store_explicit(&p->busy, p->started, memory_order_relaxed);
-	signal_generation(p);
+	atomic_store(&p->done, 0);
+	atomic_store(&p->next, ticket(g, 0));
+	atomic_store(&p->n, n);
+	signal_generation(p, g);
 	work(p, 0);
-	while (atomic_load_explicit(&p->busy, memory_order_acquire))
+	while (atomic_load_explicit(&p->done, memory_order_acquire) < n)
 		relax();
 }
