@@ -19,7 +19,7 @@ extern "C" {
 typedef struct an_llama_config {
 	int32_t dim;      /* [hidden_size] */
 	int32_t layers;   /* [num_hidden_layers] */
-	int32_t heads;    /* [num_attention_heads]; divides dim */
+	int32_t heads;    /* [num_attention_heads]; divides dim unless head_dim is given */
 	int32_t kv_heads; /* [num_key_value_heads]; divides heads; 0: heads */
 	int32_t head_dim; /* [head_dim]; even; 0: dim / heads */
 	int32_t hidden;   /* [intermediate_size] */
@@ -31,9 +31,10 @@ typedef struct an_llama_config {
 } an_llama_config;
 
 /* Fills a configuration from a preset: "stories15m", "stories42m", "stories110m" (karpathy's
- * TinyStories Llamas: 288/6/6/768, 512/8/8/1376, 768/12/12/2048, context 256, 256 and 1024... see
- * presets' table in src/nn/llama.c), "layer768" (one layer, dim 768, hidden 2048, 12 heads, seq 512),
- * "tiny" (for tests and CPUs without AMX).  AN_USAGE: unknown; the message lists the names. */
+ * TinyStories Llamas: dim 288, 512, 768; 6, 8, 12 layers; context 256, 1024, 1024), "layer768" (one
+ * layer, dim 768, hidden 2048, 12 heads, seq 512), "tiny" (dim 256, 4 layers: minutes on CPUs without
+ * matrix units), "nano" (dim 64, 2 layers, 2 kv heads: for tests).  The vocabulary is only a default:
+ * one's own tokenizer decides.  AN_USAGE: unknown; the message lists the names. */
 AN_API an_status an_llama_preset(an_ctx *ctx, const char *name, an_llama_config *out);
 /* Preset names by index, NULL after the last. */
 AN_API const char *an_llama_preset_name(int i);
@@ -53,7 +54,8 @@ typedef struct an_param {
 	                     * parameter starts at a multiple of 16 elements */
 	int64_t count;      /* elements */
 	bool decay;         /* AdamW's weight decay applies (matrices and embedding, not norms) */
-	double init_std;    /* normal(0, init_std); norms (kind NORM) start at 1 */
+	double init_std;    /* normal(0, init_std); norms (kind NORM) start at 1.  Matrices 0.02, those that add
+	                     * to the residual stream (o_proj, down_proj) 0.02 / sqrt(2 * layers) */
 } an_param;
 
 typedef struct an_segment {
@@ -61,7 +63,8 @@ typedef struct an_segment {
 	const char *function; /* which function an_model_build builds for it: "layer", "head" */
 	int nparams;
 	const int *param;         /* indices into the parameter table */
-	const char *const *input; /* the function's input name for each, "wq" ... */
+	const char *const *input; /* the function's input name for each.  layer: attn_norm, wq, wk, wv, wo,
+	                           * ffn_norm, w_gate, w_up, w_down; head: norm, w_out */
 } an_segment;
 
 typedef struct an_model an_model;
@@ -76,7 +79,7 @@ AN_API int an_model_embedding(const an_model *m);       /* index of the embeddin
 AN_API int an_model_segments(const an_model *m);
 AN_API const an_segment *an_model_segment(const an_model *m, int i);
 
-/* Fills a flat parameter block from the counter-based generator (base/random.h): parameter i,
+/* Fills a flat parameter block (an_model_param_block elements, padding zero) from the counter-based generator (base/random.h): parameter i,
  * element j is init_std * normal(seed, stream i, index j). */
 AN_API void an_model_init(const an_model *m, uint64_t seed, float *block);
 
@@ -88,13 +91,17 @@ AN_API void an_model_init(const an_model *m, uint64_t seed, float *block);
 AN_API an_status an_model_build(const an_model *m, an_program *p, const char *function, int batch, int tokens,
                                 an_function **out);
 
+/* What a mask adds to scores that must not count.  exp() of it is 0 in every arithmetic, and unlike
+ * -65504 (fp16's lowest) it does not overflow to -inf when a negative score is added. */
+#define AN_MASKED (-30000.0)
+
 /* The same layer for decoding `width` new tokens of one sequence against a cache of
  * `context` earlier ones:
  *   x [1,dim,1,W], k_cache, v_cache [1,1,context,kv_dim], cache_mask [1,1,1,context] (0 where the
- *   cache holds a token, -65504 elsewhere), rope_cos, rope_sin [1,1,head_dim/2,W] for the new
+ *   cache holds a token, AN_MASKED elsewhere), rope_cos, rope_sin [1,1,head_dim/2,W] for the new
  *   positions, parameters
  *   -> y [1,dim,1,W], k_new, v_new [1,1,W,kv_dim]
- * so that new keys and values are consecutive rows of the cache.  Function "layer_decode";
+ * so that new keys and values (keys already rotated) are consecutive rows of the cache.  Function "layer_decode";
  * "head" decodes as it trains, with tokens = W. */
 AN_API an_status an_model_build_decode(const an_model *m, an_program *p, int width, int context, an_function **out);
 /* cos and sin of position `pos`: out[head_dim/2] each; formula: angle = pos * theta^(-2i/head_dim). */
