@@ -76,6 +76,21 @@ typedef uint32_t an_value;              /* index into a function; AN_NO_VALUE: n
 typedef int an_opcode;
 /* Opcode by MIL name, or -1. */
 AN_API an_opcode an_op_find(const char *name);
+/* The table itself: operations 0 .. an_op_count() - 1, and their parameters by index. */
+typedef struct an_op_description {
+	const char *name, *summary;
+	int opset;  /* first opset that has it: 15 means ios15 */
+	int params;
+} an_op_description;
+typedef struct an_op_param_description {
+	const char *name;
+	const char *fallback; /* default value as text, NULL: none */
+	char kinds[32];       /* "float|int" */
+	bool required, constant, list;
+} an_op_param_description;
+AN_API int an_op_count(void);
+AN_API bool an_op_info(an_opcode op, an_op_description *out);                         /* false: no such op */
+AN_API bool an_op_param(an_opcode op, int index, an_op_param_description *out); /* false: no such index */
 
 /* An empty program (MIL 1.3, iOS 18). */
 AN_API an_status an_program_new(an_ctx *ctx, an_program **out);
@@ -116,6 +131,7 @@ AN_API an_value an_function_input(const an_function *f, int i);
 AN_API an_value an_function_output(const an_function *f, int i);
 AN_API int an_function_ops(const an_function *f);
 AN_API an_value an_function_find(const an_function *f, const char *name);
+/* Names live as long as the program; the pointer to a type until the function grows. */
 AN_API const char *an_value_name(const an_function *f, an_value v);
 AN_API const an_type *an_value_type(const an_function *f, an_value v);
 
