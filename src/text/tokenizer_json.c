@@ -321,16 +321,14 @@ static an_status put_new(reader *r, const char *text, int32_t id, const void *by
 	return tok_put(r->t, id, bytes, len, added);
 }
 
-/* The bytes of a token's text, in r->bytes. */
-static an_status decode(reader *r, const char *text, size_t len, size_t *out)
+/* The bytes that text stands for, in r->bytes; its length 0: it is not in the byte-level alphabet. */
+static an_status decode(reader *r, const char *text, size_t len)
 {
 	r->bytes.len = 0;
 	str_add_n(&r->bytes, text, len); /* at least as long as the bytes */
 	TRY(str_status(&r->bytes));
 	int64_t n = bytes_of(&r->alphabet, text, len, (uint8_t *)r->bytes.data);
-	if (n <= 0)
-		return BAD(r, "token \"%s\" is not written in the byte-level alphabet", text);
-	*out = (size_t)n;
+	r->bytes.len = n < 0 ? 0 : (size_t)n;
 	return AN_OK;
 }
 
@@ -347,7 +345,7 @@ static an_status read_added(reader *r, const json_t *list)
 			return BAD(r, "added_tokens[%zu] has no \"content\"", i);
 		const char *s = json_string_value(text);
 		const json_t *in_vocab = json_object_get(r->ids, s);
-		int32_t id, again;
+		int32_t id = -1, again = -1;
 		TRY(check_id(r, s, json_object_get(e, "id"), &id));
 		if (in_vocab) {
 			TRY(check_id(r, s, in_vocab, &again));
@@ -367,14 +365,16 @@ static an_status read_vocab(reader *r)
 	json_t *v;
 	json_object_foreach(r->ids, text, v)
 	{
-		int32_t id;
-		size_t n = 0, len = strlen(text), other_len;
+		int32_t id = -1;
+		size_t len = strlen(text), other_len;
 		TRY(check_id(r, text, v, &id));
 		const uint8_t *other = an_token_bytes(t, id, &other_len);
 		if (other && t->token[id].added && other_len == len && memcmp(other, text, len) == 0)
 			continue;
-		TRY(decode(r, text, len, &n));
-		TRY(put_new(r, text, id, r->bytes.data, n, false));
+		TRY(decode(r, text, len));
+		if (!r->bytes.len)
+			return BAD(r, "token \"%s\" is not written in the byte-level alphabet", text);
+		TRY(put_new(r, text, id, r->bytes.data, r->bytes.len, false));
 	}
 	for (int b = 0; b < 256; b++)
 		if (t->byte[b] < 0)
@@ -388,13 +388,8 @@ static an_status read_vocab(reader *r)
 /* The id of one side of a merge, which must be a token made of bytes. */
 static an_status merge_side(reader *r, size_t rank, const char *text, size_t len, int32_t *out)
 {
-	size_t n;
-	r->bytes.len = 0;
-	str_add_n(&r->bytes, text, len);
-	TRY(str_status(&r->bytes));
-	int64_t bytes = bytes_of(&r->alphabet, text, len, (uint8_t *)r->bytes.data);
-	n = bytes < 0 ? 0 : (size_t)bytes;
-	*out = n ? tok_find(r->t, (const uint8_t *)r->bytes.data, n) : -1;
+	TRY(decode(r, text, len));
+	*out = r->bytes.len ? tok_find(r->t, (const uint8_t *)r->bytes.data, r->bytes.len) : -1;
 	return *out >= 0 ? AN_OK
 			 : BAD(r, "model.merges[%zu]: \"%.*s\" is not in model.vocab", rank, (int)len, text);
 }
