@@ -13,15 +13,19 @@ typedef struct device_ops {
 	an_status (*open)(an_device *d, const an_device_options *opt);
 	void (*close)(an_device *d);
 	bool (*supports)(an_device *d, const an_function *f, const mil_op *op, const char **rule);
+	/* The function is verified, its operations are supported and its constants are loaded;
+	 * e's ports are set.  What is allocated outside e's arena is undone on failure. */
 	an_status (*compile)(an_device *d, an_function *f, an_executable *e);
 	void (*free_executable)(an_executable *e);
-	an_status (*alloc)(an_buffer *b);   /* b->type, b->bytes are set */
-	void (*release)(an_buffer *b);      /* never called for views */
+	an_status (*alloc)(an_buffer *b); /* b->type, b->bytes are set; sets b->impl, which is one memory */
+	void (*release)(an_buffer *b);    /* never called for views */
 	void *(*map)(an_buffer *b);
-	void (*unmap)(an_buffer *b);        /* optional */
+	void (*unmap)(an_buffer *b); /* optional */
 	an_status (*update_from_f32)(an_buffer *b, int64_t begin, int64_t n, const float *src);
+	/* Everything is bound, and outputs do not overlap each other. */
 	an_status (*submit)(an_call *c);
 	an_status (*wait)(an_call *c);
+	void (*free_call)(an_call *c); /* optional: frees c->impl, which is not NULL */
 } device_ops;
 
 struct an_device {
@@ -34,14 +38,20 @@ struct an_device {
 	an_call *calls;
 };
 
-typedef struct device_port { const char *name; an_type type; } device_port;
+typedef struct device_port {
+	const char *name;
+	an_type type;
+} device_port;
 
 struct an_executable {
 	an_device *device;
 	an_executable *next;
-	int owners;
-	uint64_t hash;    /* of the printed function and its constants */
-	arena arena;      /* ports, and whatever the implementation wants to keep */
+	int owners;      /* who compiled it, and its calls */
+	const char *name; /* of the function */
+	uint64_t hash;   /* of the key */
+	char *key;       /* the function's content, see function_key() */
+	size_t key_used, key_size;
+	arena arena;     /* ports, and whatever the implementation wants to keep */
 	int ninputs, noutputs;
 	device_port *ports; /* inputs, then outputs */
 	void *impl;
@@ -51,10 +61,10 @@ struct an_buffer {
 	an_device *device;
 	an_buffer *next, *prev;
 	an_buffer *parent; /* whose memory a view shares; NULL otherwise */
-	int owners;        /* 1 + number of views */
+	int owners;        /* who made it, its views, and the calls it is bound to */
 	an_type type;
-	size_t offset, bytes;
-	void *impl;
+	size_t offset, bytes; /* in the memory; a view of a view counts from the start too */
+	void *impl;           /* the memory; views have their parent's */
 };
 
 struct an_call {
@@ -64,6 +74,6 @@ struct an_call {
 	void *impl;        /* optional */
 };
 
-extern const device_ops soft_device;
+extern const device_ops soft_device_ops;
 
 #endif

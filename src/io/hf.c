@@ -162,9 +162,14 @@ an_status an_hf_config_read(an_ctx *ctx, const char *path, an_llama_config *out)
 
 /* ---- config.json: writing ------------------------------------------------------- */
 
-/* The shortest decimal that reads back as the same number. */
+/* The shortest decimal that reads back as the same number; with a point, so that no reader takes
+ * it for an integer. */
 static const char *number(double x, char *buf, size_t size)
 {
+	if (x >= 1 && x < 1e15 && x == (double)(int64_t)x) {
+		snprintf(buf, size, "%.1f", x);
+		return buf;
+	}
 	for (int digits = 1; digits <= 17; digits++) {
 		snprintf(buf, size, "%.*g", digits, x);
 		if (strtod(buf, NULL) == x)

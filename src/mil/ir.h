@@ -173,6 +173,7 @@ struct an_program {
 	size_t source_len;      /* text kept for carets; NULL when built */
 	const char *model_path; /* folder that "@model_path" stands for; NULL: blobs in memory only */
 	struct blob_set *blobs; /* open blob files (mil/blob.h) */
+	bool lenient_blobs;     /* accept the malformed records in circulation (blob_read) */
 	uint32_t next_blob;     /* number for generated blob names */
 };
 
@@ -222,7 +223,7 @@ an_value fn_arg_value(const an_function *f, const mil_op *op, const char *param)
 /* Element i of a literal as double (floats and ints). */
 double lit_number(const mil_literal *l, int64_t i);
 /* Makes sure that every LIT_BLOB literal of the program has bytes: opens and checks the
- * files, converts nothing. */
+ * files (see lenient_blobs), converts nothing.  The bytes live as long as the program. */
 an_status program_load_blobs(an_program *p);
 
 /* ---- Normalised views of ops' parameters, shared by infer, grad and the devices --- */

@@ -221,14 +221,15 @@ an_status split_add(splitter *s, const char *pattern)
 		g.code = pcre2_compile((PCRE2_SPTR)text.data, text.len,
 				       PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, how);
 	}
+	bool asked = how != NULL;
 	pcre2_compile_context_free(how);
 	str_free(&text);
 	if (!g.code) {
-		char why[160] = "out of memory";
-		if (error)
-			pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
-		return fail(s->ctx, error ? AN_FORMAT : AN_MEMORY, "split expression \"%s\": %s", pattern,
-			    why);
+		char why[160] = "";
+		if (!asked || error == PCRE2_ERROR_HEAP_FAILED)
+			return fail_memory(s->ctx, 0);
+		pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
+		return fail(s->ctx, AN_FORMAT, "split expression \"%s\": %s", pattern, why);
 	}
 	/* without a just-in-time compiler (or the memory for it) the interpreter does the same, slower */
 	(void)pcre2_jit_compile(g.code, PCRE2_JIT_COMPLETE);
