@@ -36,6 +36,8 @@ static const uint8_t dtype_number[AN_DTYPE_COUNT] = {
 #undef X
 };
 
+bool blob_holds(an_dtype t) { return (unsigned)t < AN_DTYPE_COUNT && dtype_number[t]; }
+
 static an_dtype dtype_of_number(uint32_t number)
 {
 	for (int t = 0; number && t < AN_DTYPE_COUNT; t++)
@@ -144,7 +146,7 @@ an_status blob_add_at(blob_writer *w, uint64_t offset, const an_type *type, cons
 {
 	uint8_t record[RECORD] = {0};
 	char text[96];
-	if (!dtype_number[type->dtype])
+	if (!blob_holds(type->dtype))
 		return fail(w->ctx, AN_UNSUPPORTED, "%s cannot be stored in a blob file",
 			    an_type_text(type, text, sizeof text));
 	if (offset < w->at || offset % ALIGNMENT)

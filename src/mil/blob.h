@@ -30,6 +30,8 @@ an_status blob_add(blob_writer *w, const an_type *type, const void *data, uint64
 an_status blob_add_at(blob_writer *w, uint64_t offset, const an_type *type, const void *data);
 an_status blob_commit(blob_writer *w);
 void blob_abandon(blob_writer *w);
+/* Whether the format has a number for this element type. */
+bool blob_holds(an_dtype t);
 /* Where the next record starts after one at `offset` with `size` bytes of data. */
 uint64_t blob_next_offset(uint64_t offset, uint64_t size);
 #define BLOB_FIRST_OFFSET 64 /* the first record's offset */

@@ -1,4 +1,5 @@
 /* The builder: what models are written with. */
+#include "mil/blob.h"
 #include "mil/ir.h"
 
 #include <stdio.h>
@@ -87,12 +88,14 @@ an_value an_const(an_builder *b, const char *name, an_type type, const void *dat
 		    b, fail(ctx_of(b), AN_USAGE, "a constant cannot be of type %s",
 			    type.rank > AN_MAX_RANK ? "rank > 5" : an_type_text(&type, text, sizeof text)));
 	mil_literal lit = {.type = type, .kind = LIT_BYTES, .bytes = data};
-	if (an_type_count(&type) > INLINE_MAX) {
-		an_program *p = b->f->program;
+	if (an_type_count(&type) > INLINE_MAX && blob_holds(type.dtype)) {
+		/* one blob per file, its record follows the header; named by content, so that programs
+		 * written into one folder share files that are equal and keep others apart */
+		lit.offset = BLOB_FIRST_OFFSET;
+		lit.path = arena_printf(&b->f->program->arena, "@model_path/weights/%s_%016llx.bin",
+					name && mil_is_identifier(name) ? name : "const",
+					(unsigned long long)lit_hash(&lit));
 		lit.kind = LIT_BLOB;
-		lit.offset = 64; /* one blob per file: its record follows the header */
-		lit.path = arena_printf(&p->arena, "@model_path/weights/%s_%s_%u.bin", b->f->name,
-					name ? name : "const", p->next_blob++);
 		if (!lit.path)
 			return failed(b, fail_memory(ctx_of(b), 0));
 	}

@@ -16,10 +16,13 @@ static an_status blob_place(an_ctx *ctx, arena *a, const char *dir, const char *
 {
 	const char *rest = path + strlen(MODEL_PATH);
 	if (strncmp(path, MODEL_PATH, strlen(MODEL_PATH)) != 0)
-		return fail(ctx, AN_UNSUPPORTED, "blob file \"%s\": paths must start with %s", path, MODEL_PATH);
+		return fail(ctx, AN_UNSUPPORTED, "blob file \"%s\": paths must start with %s", path,
+			    MODEL_PATH);
 	for (const char *c = rest; c; c = strchr(c, '/') ? strchr(c, '/') + 1 : NULL)
 		if (strncmp(c, "..", 2) == 0 && (c[2] == '/' || !c[2]))
-			return fail(ctx, AN_UNSUPPORTED, "blob file \"%s\": a path must not leave the folder of the program", path);
+			return fail(ctx, AN_UNSUPPORTED,
+				    "blob file \"%s\": a path must not leave the folder of the program",
+				    path);
 	if (!*rest || rest[strlen(rest) - 1] == '/')
 		return fail(ctx, AN_FORMAT, "blob file \"%s\": there is no file name", path);
 	*out = path_join(a, dir, rest);
@@ -39,7 +42,7 @@ struct blob_set {
 	struct blob_file {
 		const char *path; /* as the program has it */
 		file_view view;
-	} *files;
+	} * files;
 	size_t n, cap;
 };
 
@@ -67,8 +70,9 @@ static an_status open_blob(an_program *p, const char *path, const file_view **ou
 			return AN_OK;
 		}
 	if (!p->model_path)
-		return fail(p->ctx, AN_IO, "blob file \"%s\": the program was not read from a file, so %s has no folder", path,
-		            MODEL_PATH);
+		return fail(p->ctx, AN_IO,
+			    "blob file \"%s\": the program was not read from a file, so %s has no folder",
+			    path, MODEL_PATH);
 	if (!mem_grow(p->ctx, &set->files, &set->cap, set->n, sizeof *set->files))
 		return fail_memory(p->ctx, 0);
 	char *place;
@@ -173,8 +177,8 @@ static an_status write_records(an_ctx *ctx, const char *place, const mil_literal
 		    (l[i]->type.dtype != l[i - 1]->type.dtype ||
 		     an_type_bytes(&l[i]->type) != an_type_bytes(&l[i - 1]->type) ||
 		     memcmp(l[i]->bytes, l[i - 1]->bytes, an_type_bytes(&l[i]->type)) != 0))
-			return fail(ctx, AN_USAGE, "blob file \"%s\": two different constants at offset %llu", l[i]->path,
-			            (unsigned long long)l[i]->offset);
+			return fail(ctx, AN_USAGE, "blob file \"%s\": two different constants at offset %llu",
+				    l[i]->path, (unsigned long long)l[i]->offset);
 	}
 	TRY(blob_create(ctx, place, count, &w));
 	an_status s = AN_OK;
@@ -220,7 +224,8 @@ static an_status write_blobs(const an_program *p, arena *a, const char *dir)
 		if (s == AN_OK)
 			s = dir_make(p->ctx, folder);
 		if (s == AN_OK)
-			s = writable(l, n) ? write_records(p->ctx, place, l, n) : copy_blob(p, a, l[0]->path, place);
+			s = writable(l, n) ? write_records(p->ctx, place, l, n)
+					   : copy_blob(p, a, l[0]->path, place);
 	}
 	mem_free(p->ctx, list.items, list.cap * sizeof(*list.items));
 	return s;
@@ -232,23 +237,27 @@ static an_status write_blobs(const an_program *p, arena *a, const char *dir)
  *   {"format": "anneal params", "version": 1, "functions": {"main": [
  *     {"name": "w", "role": "param", "dtype": "fp16", "shape": [768, 768]}, ...]}}
  * Every input of every function, in order. */
-#define PARAMS_FORMAT "anneal params"
+#define PARAMS_FORMAT  "anneal params"
 #define PARAMS_VERSION 1
 
-static const char *const role_names[] = {[AN_ROLE_DATA] = "data", [AN_ROLE_PARAM] = "param", [AN_ROLE_STATE] = "state"};
+static const char *const role_names[] = {
+    [AN_ROLE_DATA] = "data", [AN_ROLE_PARAM] = "param", [AN_ROLE_STATE] = "state"};
 
 static an_status write_params(const an_program *p, const char *path)
 {
 	file_out *out;
 	TRY(file_create(p->ctx, path, &out));
-	file_printf(out, "{\"format\": \"%s\", \"version\": %d, \"functions\": {", PARAMS_FORMAT, PARAMS_VERSION);
+	file_printf(out, "{\"format\": \"%s\", \"version\": %d, \"functions\": {", PARAMS_FORMAT,
+		    PARAMS_VERSION);
 	for (size_t i = 0; i < p->nfunctions; i++) {
 		const an_function *f = p->functions[i];
 		file_printf(out, "%s\n  \"%s\": [", i ? "," : "", f->name);
 		for (size_t k = 0; k < f->ninputs; k++) { /* names are identifiers: nothing to escape */
 			const mil_value *v = fn_value(f, f->inputs[k]);
-			file_printf(out, "%s\n    {\"name\": \"%s\", \"role\": \"%s\", \"dtype\": \"%s\", \"shape\": [",
-			            k ? "," : "", v->name, role_names[f->roles[k]], an_dtype_name(v->type.dtype));
+			file_printf(
+			    out,
+			    "%s\n    {\"name\": \"%s\", \"role\": \"%s\", \"dtype\": \"%s\", \"shape\": [",
+			    k ? "," : "", v->name, role_names[f->roles[k]], an_dtype_name(v->type.dtype));
 			for (int d = 0; d < v->type.rank; d++)
 				file_printf(out, "%s%d", d ? ", " : "", v->type.dim[d]);
 			file_printf(out, "]}");
@@ -267,7 +276,8 @@ static an_status read_param(an_program *p, an_function *f, const char *path, con
 	const char *dtype = json_string_value(json_object_get(entry, "dtype"));
 	const json_t *shape = json_object_get(entry, "shape");
 	if (!name || !role || !dtype || !json_is_array(shape))
-		return fail(p->ctx, AN_FORMAT, "%s: an entry of function %s needs name, role, dtype and shape", path, f->name);
+		return fail(p->ctx, AN_FORMAT,
+			    "%s: an entry of function %s needs name, role, dtype and shape", path, f->name);
 	an_value v = an_function_find(f, name);
 	if (v == AN_NO_VALUE || f->values[v].op >= 0)
 		return fail(p->ctx, AN_FORMAT, "%s: function %s has no input \"%s\"", path, f->name, name);
@@ -277,14 +287,16 @@ static an_status read_param(an_program *p, an_function *f, const char *path, con
 	for (int i = 0; same && i < t->rank; i++)
 		same = json_integer_value(json_array_get(shape, (size_t)i)) == t->dim[i];
 	if (!same)
-		return fail(p->ctx, AN_FORMAT, "%s: input %s of function %s is %s in the program, but not here", path, name,
-		            f->name, an_type_text(t, text, sizeof text));
+		return fail(p->ctx, AN_FORMAT,
+			    "%s: input %s of function %s is %s in the program, but not here", path, name,
+			    f->name, an_type_text(t, text, sizeof text));
 	for (int r = 0; r < LENGTH(role_names); r++)
 		if (strcmp(role, role_names[r]) == 0) {
 			an_function_set_role(f, v, (an_role)r);
 			return AN_OK;
 		}
-	return fail(p->ctx, AN_FORMAT, "%s: input %s has the role \"%s\", must be data, param or state", path, name, role);
+	return fail(p->ctx, AN_FORMAT, "%s: input %s has the role \"%s\", must be data, param or state", path,
+		    name, role);
 }
 
 static an_status read_params_json(an_program *p, const char *path, json_t *root)
@@ -292,7 +304,8 @@ static an_status read_params_json(an_program *p, const char *path, json_t *root)
 	const char *format = json_string_value(json_object_get(root, "format"));
 	json_t *functions = json_object_get(root, "functions");
 	if (!format || strcmp(format, PARAMS_FORMAT) != 0 || !json_is_object(functions))
-		return fail(p->ctx, AN_FORMAT, "%s: not a table of parameters (\"format\" must be \"%s\")", path, PARAMS_FORMAT);
+		return fail(p->ctx, AN_FORMAT, "%s: not a table of parameters (\"format\" must be \"%s\")",
+			    path, PARAMS_FORMAT);
 	if (json_integer_value(json_object_get(root, "version")) != PARAMS_VERSION)
 		return fail(p->ctx, AN_FORMAT, "%s: version must be %d", path, PARAMS_VERSION);
 	const char *name;
@@ -302,8 +315,10 @@ static an_status read_params_json(an_program *p, const char *path, json_t *root)
 	{
 		an_function *f = an_program_function(p, name);
 		if (!f || !json_is_array(entries))
-			return fail(p->ctx, AN_FORMAT, f ? "%s: \"%s\" must be a list" : "%s: the program has no function \"%s\"",
-			            path, name);
+			return fail(p->ctx, AN_FORMAT,
+				    f ? "%s: \"%s\" must be a list"
+				      : "%s: the program has no function \"%s\"",
+				    path, name);
 		json_array_foreach(entries, i, entry) TRY(read_param(p, f, path, entry));
 	}
 	return AN_OK;
@@ -316,7 +331,7 @@ static an_status read_params(an_program *p, const char *path)
 	TRY(file_open_view(p->ctx, path, &view));
 	json_t *root = json_loadb((const char *)view.data, view.size, JSON_REJECT_DUPLICATES, &e);
 	an_status s = root ? read_params_json(p, path, root)
-	                   : fail(p->ctx, AN_FORMAT, "%s:%d:%d: %s", path, e.line, e.column, e.text);
+			   : fail(p->ctx, AN_FORMAT, "%s:%d:%d: %s", path, e.line, e.column, e.text);
 	json_decref(root);
 	file_close_view(p->ctx, &view);
 	return s;
@@ -363,7 +378,8 @@ an_status an_program_write(const an_program *p, const char *dir, const char *ste
 	if (!*stem || strchr(stem, '/'))
 		return fail(p->ctx, AN_USAGE, "\"%s\" cannot be the name of a program's files", stem);
 	arena_init(&scratch, p->ctx);
-	char *mil = arena_printf(&scratch, "%s/%s.mil", dir, stem), *params = mil ? params_path(&scratch, mil) : NULL;
+	char *mil = arena_printf(&scratch, "%s/%s.mil", dir, stem),
+	     *params = mil ? params_path(&scratch, mil) : NULL;
 	an_status s = params ? dir_make(p->ctx, dir) : fail_memory(p->ctx, 0);
 	if (s == AN_OK)
 		s = write_blobs(p, &scratch, dir);

@@ -398,7 +398,7 @@ static const mil_literal *const_literal(const an_function *f, an_value v)
 	return op_attr(fn_def(f, v), "val");
 }
 
-static uint64_t hash_literal(const mil_literal *l)
+uint64_t lit_hash(const mil_literal *l)
 {
 	uint64_t h = hash_bytes(HASH_INIT, &l->type.dtype, 1);
 	h = hash_bytes(h, l->type.dim, l->type.rank * sizeof *l->type.dim);
@@ -408,7 +408,7 @@ static uint64_t hash_literal(const mil_literal *l)
 		h = hash_bytes(h, l->strings[i], strlen(l->strings[i]));
 	return h;
 }
-static uint64_t hash_const(const an_function *f, an_value v) { return hash_literal(const_literal(f, v)); }
+static uint64_t hash_const(const an_function *f, an_value v) { return lit_hash(const_literal(f, v)); }
 
 static bool literal_equal(const mil_literal *a, const mil_literal *b)
 {
@@ -426,7 +426,7 @@ static bool literal_equal(const mil_literal *a, const mil_literal *b)
 an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit)
 {
 	bool sharable = lit->bytes || lit->strings;
-	uint64_t h = sharable ? hash_literal(lit) : 0;
+	uint64_t h = sharable ? lit_hash(lit) : 0;
 	const table *t = &f->consts;
 	for (size_t i = t->cap && sharable && !name ? h & (t->cap - 1) : SIZE_MAX;
 	     i != SIZE_MAX && t->slot[i]; i = (i + 1) & (t->cap - 1))

@@ -174,7 +174,6 @@ struct an_program {
 	const char *model_path; /* folder that "@model_path" stands for; NULL: blobs in memory only */
 	struct blob_set *blobs; /* open blob files (mil/blob.h) */
 	bool lenient_blobs;     /* accept the malformed records in circulation (blob_read) */
-	uint32_t next_blob;     /* number for generated blob names */
 };
 
 /* What is wrong with an operation: the parameter to blame (-1: the operation itself). */
@@ -222,6 +221,8 @@ const char *fn_arg_string(const an_function *f, const mil_op *op, const char *pa
 an_value fn_arg_value(const an_function *f, const mil_op *op, const char *param);
 /* Element i of a literal as double (floats and ints). */
 double lit_number(const mil_literal *l, int64_t i);
+/* A hash of its type and values (which are there). */
+uint64_t lit_hash(const mil_literal *l);
 /* Makes sure that every LIT_BLOB literal of the program has bytes: opens and checks the
  * files (see lenient_blobs), converts nothing.  The bytes live as long as the program. */
 an_status program_load_blobs(an_program *p);

@@ -325,17 +325,6 @@ static bool parse_list(parser *ps, const an_type *type)
 
 static bool parse_literal(parser *ps, mil_literal *out);
 
-/* Keeps the numbers of blob files that will be made apart from those that are there
- * (".../main_const_7.bin"). */
-static void reserve_blob_number(an_program *p, const char *path)
-{
-	const char *c = strrchr(path, '_');
-	unsigned n;
-	int end = 0;
-	if (c && sscanf(c, "_%9u.bin%n", &n, &end) == 1 && end && !c[end])
-		p->next_blob = MAX(p->next_blob, n + 1);
-}
-
 /* BLOBFILE(path = string("..."), offset = uint64(64)) */
 static bool parse_blob(parser *ps, mil_literal *out)
 {
@@ -352,7 +341,6 @@ static bool parse_blob(parser *ps, mil_literal *out)
 		if (token_word(&key, "path") && l.type.dtype == AN_STRING && l.type.rank == 0) {
 			path = true;
 			out->path = l.strings[0];
-			reserve_blob_number(ps->p, out->path);
 		} else if (token_word(&key, "offset") && l.type.dtype == AN_UINT64 && l.type.rank == 0) {
 			offset = true;
 			memcpy(&out->offset, l.bytes, sizeof out->offset);
