@@ -14,56 +14,71 @@ extern "C" {
  *
  *   forward:  the inputs of f -> the outputs of f, then the residuals (values that the
  *             backward needs, named as in f; an input of f that the backward needs is not
- *             a residual, it becomes an input of the backward under its own name)
- *   backward: cotangents "d_<output>" of the outputs of f, residuals and inputs of f as
- *             needed -> "d_<input>" for every input in `wrt`
+ *             a residual, it becomes an input of the backward under its own name; neither is
+ *             an output of f, which the forward returns anyway)
+ *   backward: cotangents "d_<output>" of every fp16/fp32 output of f, residuals, inputs and
+ *             outputs of f as needed -> "d_<input>" for every input in `wrt`
  *
- * An input that no output depends on has a gradient of zeros.  Cheap elementwise work and
- * views are recomputed in the backward instead of being saved.  Both functions are added
- * to f's program as "<name>_fwd" and "<name>_bwd".  A missing rule is AN_UNSUPPORTED with
- * a diagnostic that points at the operation. */
+ * An output of f that is one of its inputs, x, has the cotangent "d_x_out", because d_x is the
+ * gradient.  An input that no output depends on has a gradient of zeros.  Cheap elementwise
+ * work and views are recomputed in the backward, by the same operations, instead of being
+ * saved.  Both functions are added to f's program as "<name>_fwd" and "<name>_bwd" (with a
+ * number where those are taken) and have been verified; on failure nothing is added.  A missing
+ * rule is AN_UNSUPPORTED with a diagnostic that points at the operation. */
 typedef struct an_grad_options {
 	const char *const *wrt; /* names of inputs; NULL: every fp16/fp32 input */
 	int nwrt;
 	bool save_all;          /* save every value the backward reads, recompute nothing */
 } an_grad_options;
-AN_API an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forward, an_function **backward);
+AN_API an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forward,
+                         an_function **backward);
+
+/* What differentiation does at an operation: "rule"; "zero" (its result is piecewise constant or not a
+ * float, nothing flows back); "none" (there is no rule); NULL: no such operation. */
+AN_API const char *an_op_gradient(an_opcode op);
 
 /* ---- Weight gradients on the host ------------------------------------------------ */
 
-/* One contraction that was taken out of a backward function:
- * output[M,N] = sum over batch and k of x * y, with x [batch, M, K] (or [batch, K, M] when
- * tx) and y [batch, K, N] (or [batch, N, K] when ty).  x and y name values that the
- * function now returns, or inputs that it has (x_input, y_input). */
+/* One contraction that was taken out of a function:
+ *
+ *   output[m,n] = sum over b < batch and i < k of x(b,m,i) * y(b,i,n)
+ *   x(b,m,i) = base of x [x_offset + b*x_stride[0] + m*x_stride[1] + i*x_stride[2]]
+ *   y(b,i,n) = base of y [y_offset + b*y_stride[0] + i*y_stride[1] + n*y_stride[2]]
+ *
+ * The bases are what is bound under the names x and y: values that the function now returns,
+ * or inputs that it had (x_input, y_input; possibly dropped from it).  Offsets and strides are in
+ * elements of the row-major base; the operands may be any strided view of it.  output is
+ * row-major in the order of `type`. */
 typedef struct an_contraction {
 	const char *output; /* "d_w": the output it computes */
 	an_type type;       /* its type, as the function had it */
 	const char *x, *y;
+	an_type x_type, y_type; /* of the bases; fp16 or fp32 */
 	bool x_input, y_input;
-	bool tx, ty;
+	bool tx, ty; /* x is stored [K, M], y is stored [N, K]: the last stride is not 1, the one before is */
 	int64_t batch, m, n, k;
-	/* Strides in elements of x and y as stored (batch, row, column of the M x K and K x N
-	 * views above before tx/ty): operands may be views of what is bound under the name. */
-	int64_t x_offset, x_stride[3], y_offset, y_stride[3];
+	int64_t x_offset, x_stride[3], y_offset, y_stride[3]; /* strides of an axis of length 1 are 0 */
 } an_contraction;
 
-/* Takes each listed output of `f` whose value is a matmul (possibly reshaped) out of the
- * function: its operands become outputs instead, and *list says what the host has to
- * contract.  Outputs that are not contractions stay.  Unused inputs are dropped.  The
- * list lives in f's program. */
+/* Takes each listed output of `f` whose value is a matmul out of the function: the operands'
+ * bases become outputs instead (after the other outputs, in order of use), and *list says what
+ * the host has to contract.  Seen through: reshapes, casts between float types and a sum over the
+ * batch behind the matmul; views and widening casts before it.  Outputs that are not such
+ * contractions stay.  Operations and inputs that are no longer needed are dropped.  *out is
+ * "<name>_outlined"; the list, in the order of `outputs`, lives in f's program.  AN_USAGE: f
+ * has no such output. */
 AN_API an_status an_outline(an_function *f, const char *const *outputs, int n, an_function **out,
                             an_contraction **list, int *nlist);
 
 /* ---- Simplification -------------------------------------------------------------- */
 
-/* Each pass returns a new function in the same program; the old one stays as it was. */
+/* Each pass adds a new function to the same program, "<name>_<pass>", with the same inputs and
+ * outputs by name; the old one stays as it was.  No result changes by a bit, under any arithmetic
+ * that computes an operation's result from its operands alone. */
 AN_API an_status an_dce(an_function *f, an_function **out);      /* drop unused operations */
 AN_API an_status an_cse(an_function *f, an_function **out);      /* merge equal operations */
-AN_API an_status an_simplify(an_function *f, an_function **out); /* exact identities: x*1, x+0 where
-                                                                   * bits cannot change, double
-                                                                   * transpose, reshape of reshape, ... */
-/* Evaluate operations on constants; `eval` computes one op's results with the arithmetic of
- * the profile that will run the program (devices pass their own). */
+AN_API an_status an_simplify(an_function *f, an_function **out); /* exact identities: x*1, double
+                                                                  * transpose, reshape of reshape, ... */
 
 #ifdef __cplusplus
 }
