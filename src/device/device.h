@@ -46,12 +46,12 @@ typedef struct device_port {
 struct an_executable {
 	an_device *device;
 	an_executable *next;
-	int owners;      /* who compiled it, and its calls */
+	int owners;       /* who compiled it, and its calls */
 	const char *name; /* of the function */
-	uint64_t hash;   /* of the key */
-	char *key;       /* the function's content, see function_key() */
+	uint64_t hash;    /* of the key */
+	char *key;        /* the function's content, see function_key() */
 	size_t key_used, key_size;
-	arena arena;     /* ports, and whatever the implementation wants to keep */
+	arena arena; /* ports, and whatever the implementation wants to keep */
 	int ninputs, noutputs;
 	device_port *ports; /* inputs, then outputs */
 	void *impl;

@@ -1,0 +1,998 @@
+/* MIL operations -> nodes.
+ *
+ * One row per operation says which function lowers it and with what; an operation without a
+ * function is one that this device does not evaluate, and the row says so.  Only what an output
+ * depends on is lowered. */
+#include "device/soft/soft.h"
+
+#include <math.h>
+
+typedef struct lower_row {
+	an_status (*lower)(soft_fn *s, const mil_op *op, int with);
+	int with;         /* ew_op, k_reduction, ...: whatever `lower` takes */
+	const char *none; /* why not, where lower is NULL */
+	bool integer;     /* takes int8..int32 and computes in them */
+} lower_row;
+
+/* ---- Values and nodes ------------------------------------------------------------- */
+
+static const k_type type_by_dtype[AN_DTYPE_COUNT] = {[AN_FP16] = K_F16,          [AN_FP32] = K_F32,
+						     [AN_INT8] = K_I8,           [AN_UINT8] = K_U8,
+						     [AN_INT16] = K_I16,         [AN_UINT16] = K_U16,
+						     [AN_INT32] = K_I32,         [AN_UINT32] = K_U32,
+						     [AN_BOOL] = K_BOOL,         [AN_NO_DTYPE] = K_TYPE_COUNT,
+						     [AN_BF16] = K_BF16,         [AN_INT64] = K_TYPE_COUNT,
+						     [AN_UINT64] = K_TYPE_COUNT, [AN_STRING] = K_TYPE_COUNT};
+
+static bool is_float(k_type t) { return t == K_F16 || t == K_F32; }
+
+/* Memory failures are remembered (s->oom) and reported at the end of an operation; until then
+ * value 0, which can be used like any other, stands in. */
+static int add_value(soft_fn *s, k_type type, int rank, const int64_t *dim)
+{
+	if (!mem_grow(s->ctx, &s->values, &s->values_cap, s->nvalues, sizeof *s->values)) {
+		s->oom = true;
+		return 0;
+	}
+	soft_value *v = &s->values[s->nvalues];
+	*v = (soft_value){
+	    .type = type, .rank = rank, .def = -1, .root = -1, .at.storage = -1, .wish.storage = -1};
+	for (int i = 0; i < rank; i++)
+		v->dim[i] = dim[i];
+	return (int)s->nvalues++;
+}
+
+static void *literal_bytes(soft_fn *s, const void *bytes, size_t n)
+{
+	void *p = arena_copy(s->tmp, bytes, n);
+	if (!p)
+		s->oom = true;
+	return p;
+}
+
+static int add_literal(soft_fn *s, k_type type, int rank, const int64_t *dim, const void *bytes)
+{
+	int v = add_value(s, type, rank, dim);
+	s->values[v].bytes = bytes;
+	s->values[v].constant = true;
+	return v;
+}
+
+/* A scalar of the given type with the value x, rounded. */
+static int add_number(soft_fn *s, k_type type, double x)
+{
+	union {
+		half h;
+		float f;
+		int8_t i8;
+		uint8_t u8;
+		int16_t i16;
+		uint16_t u16;
+		int32_t i32;
+		uint32_t u32;
+	} u = {0};
+	switch (type) {
+	case K_F16: u.h = half_from_double(x); break;
+	case K_BF16: u.h = bfloat_from_float((float)x); break;
+	case K_F32: u.f = (float)x; break;
+	case K_I8: u.i8 = (int8_t)x; break;
+	case K_U8: u.u8 = (uint8_t)x; break;
+	case K_BOOL: u.u8 = x != 0; break;
+	case K_I16: u.i16 = (int16_t)x; break;
+	case K_U16: u.u16 = (uint16_t)x; break;
+	case K_I32: u.i32 = (int32_t)x; break;
+	case K_U32: u.u32 = (uint32_t)x; break;
+	case K_TYPE_COUNT: break;
+	}
+	return add_literal(s, type, 0, NULL, literal_bytes(s, &u, sizeof u));
+}
+
+/* Appends a node with a new result; returns the result.  The node is s->nodes[s->nnodes - 1]. */
+static int add_node(soft_fn *s, node_kind kind, k_type type, int rank, const int64_t *dim, int nin,
+		    const int *in)
+{
+	int out = add_value(s, type, rank, dim);
+	int *copy = arena_copy(s->tmp, in, (size_t)nin * sizeof *in);
+	if (!copy || s->oom || !mem_grow(s->ctx, &s->nodes, &s->nodes_cap, s->nnodes, sizeof *s->nodes)) {
+		s->oom = true;
+		return 0;
+	}
+	soft_node *n = &s->nodes[s->nnodes];
+	*n = (soft_node){.kind = kind, .op = s->op, .nin = nin, .in = copy, .out = out, .group = -1};
+	bool constant = true;
+	for (int i = 0; i < nin; i++)
+		constant &= s->values[in[i]].constant;
+	s->values[out].constant = constant;
+	s->values[out].def = (int)s->nnodes++;
+	return out;
+}
+
+/* Whether rounding the result of an operation on fp16 values to fp16 can change it. */
+static bool rounds(int op)
+{
+	switch (op) {
+	case EW_MAX:
+	case EW_MIN:
+	case EW_EQ:
+	case EW_NE:
+	case EW_LT:
+	case EW_LE:
+	case EW_GT:
+	case EW_GE:
+	case EW_SELECT:
+	case EW_ABS:
+	case EW_NEG:
+	case EW_SIGN:
+	case EW_RELU:
+	case EW_FLOOR:
+	case EW_CEIL:
+	case EW_ROUND:
+	case EW_TRUNC:
+	case EW_CLIP: return false;
+	default: return true;
+	}
+}
+
+/* An elementwise node with a result of the given type and shape, whose instruction has up to
+ * three operands (-1: absent) and up to two numbers. */
+static int add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, int a, int b, int c,
+		  float imm, float imm2)
+{
+	int in[3] = {a, b, c}, nin = a < 0 ? 0 : b < 0 ? 1 : c < 0 ? 2 : 3;
+	bool integer = nin > 0 && !is_float(type);
+	for (int i = 0; i < nin; i++)
+		integer &= !is_float(s->values[in[i]].type);
+	int out = add_node(s, NODE_EW, type, rank, dim, nin, in);
+	if (s->oom)
+		return 0;
+	soft_node *n = &s->nodes[s->nnodes - 1];
+	bool cast = op == EW_MOV; /* the program asks for rounding here */
+	n->u.ew.op = (uint8_t)op;
+	n->u.ew.integer = integer;
+	n->u.ew.round16 = type == K_F16 && rounds(op) && (cast || s->profile->round_each);
+	n->u.ew.imm = imm;
+	n->u.ew.imm2 = imm2;
+	return out;
+}
+
+/* The shape of value v with its elementwise function of other operands. */
+static int add_ew_like(soft_fn *s, int op, k_type type, int v, int a, int b)
+{
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[v].dim, sizeof dim);
+	return add_ew(s, op, type, s->values[v].rank, dim, a, b, -1, 0, 0);
+}
+
+static int add_view(soft_fn *s, int x, int rank, const int64_t *dim, const soft_view *view)
+{
+	int out = add_node(s, NODE_VIEW, s->values[x].type, rank, dim, 1, &x);
+	if (!s->oom)
+		s->nodes[s->nnodes - 1].u.view = *view;
+	return out;
+}
+
+static int add_reshape(soft_fn *s, int x, int rank, const int64_t *dim)
+{
+	const soft_value *v = &s->values[x];
+	if (v->rank == rank && !memcmp(v->dim, dim, (size_t)rank * sizeof *dim))
+		return x;
+	return add_node(s, NODE_RESHAPE, v->type, rank, dim, 1, &x);
+}
+
+/* The whole of x: a starting point for a view that changes some axes. */
+static soft_view whole(int rank)
+{
+	soft_view view = {.begin = {0}};
+	for (int i = 0; i < rank; i++) {
+		view.axis[i] = (int8_t)i;
+		view.step[i] = 1;
+	}
+	return view;
+}
+
+/* The last two axes exchanged. */
+static int add_transposed(soft_fn *s, int x)
+{
+	int r = s->values[x].rank;
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	soft_view view = whole(r);
+	view.axis[r - 1] = (int8_t)(r - 2);
+	view.axis[r - 2] = (int8_t)(r - 1);
+	dim[r - 1] = s->values[x].dim[r - 2];
+	dim[r - 2] = s->values[x].dim[r - 1];
+	return add_view(s, x, r, dim, &view);
+}
+
+/* x repeated to a shape by NumPy's rules. */
+static int add_broadcast(soft_fn *s, int x, int rank, const int64_t *dim)
+{
+	int r = s->values[x].rank;
+	soft_view view = {.begin = {0}};
+	for (int i = 0; i < rank; i++) {
+		int j = i - (rank - r);
+		view.axis[i] = (int8_t)(j >= 0 && s->values[x].dim[j] == dim[i] ? j : -1);
+		view.step[i] = 1;
+	}
+	return add_view(s, x, rank, dim, &view);
+}
+
+/* Copies x to a part of p that a view of p names. */
+static void add_copy_into(soft_fn *s, int x, int part)
+{
+	int64_t none = 1;
+	add_node(s, NODE_COPY, s->values[x].type, 0, &none, 1, &x);
+	if (s->oom)
+		return;
+	soft_node *n = &s->nodes[s->nnodes - 1];
+	n->out = part;
+	n->u.copy.into = true;
+}
+
+static int add_gemm(soft_fn *s, k_type type, int x, int y)
+{
+	const soft_value *a = &s->values[x], *b = &s->values[y];
+	int rank = MAX(a->rank, b->rank);
+	int64_t dim[SOFT_RANK];
+	for (int i = 0; i < rank - 2; i++) {
+		int i0 = i - (rank - a->rank), i1 = i - (rank - b->rank);
+		dim[i] = MAX(i0 < 0 ? 1 : a->dim[i0], i1 < 0 ? 1 : b->dim[i1]);
+	}
+	dim[rank - 2] = a->dim[a->rank - 2];
+	dim[rank - 1] = b->dim[b->rank - 1];
+	int in[2] = {x, y};
+	return add_node(s, NODE_GEMM, type, rank, dim, 2, in);
+}
+
+static int add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
+{
+	int64_t dim[SOFT_RANK];
+	int rank = s->values[x].rank;
+	for (int i = 0; i < rank; i++)
+		dim[i] = mask >> i & 1 ? 1 : s->values[x].dim[i];
+	bool integer = !is_float(s->values[x].type);
+	int out = add_node(s, NODE_REDUCE, type, rank, dim, 1, &x);
+	if (s->oom)
+		return 0;
+	soft_node *n = &s->nodes[s->nnodes - 1];
+	n->u.reduce.how = how;
+	n->u.reduce.mask = mask;
+	n->u.reduce.integer = integer;
+	return out;
+}
+
+/* ---- From and to MIL --------------------------------------------------------------- */
+
+static int64_t *shape_of(const an_type *t, int64_t *dim)
+{
+	for (int i = 0; i < t->rank; i++)
+		dim[i] = t->dim[i];
+	return dim;
+}
+
+/* The soft value of a MIL value; constants appear when they are first used. */
+static int use(soft_fn *s, an_value v)
+{
+	if (s->map[v] >= 0)
+		return s->map[v];
+	const mil_literal *lit = fn_const(s->f, v);
+	assert(lit);
+	int64_t dim[SOFT_RANK];
+	int x = add_literal(s, type_by_dtype[lit->type.dtype], lit->type.rank, shape_of(&lit->type, dim),
+			    lit->bytes);
+	s->values[x].name = s->f->values[v].name;
+	return s->map[v] = x;
+}
+
+static int use_arg(soft_fn *s, const mil_op *op, const char *param)
+{
+	an_value v = fn_arg_value(s->f, op, param);
+	return v == AN_NO_VALUE ? -1 : use(s, v);
+}
+
+/* Makes x result r of op, in the shape MIL gives it. */
+static an_status result(soft_fn *s, const mil_op *op, int r, int x)
+{
+	const mil_value *v = &s->f->values[op->results[r]];
+	int64_t dim[SOFT_RANK];
+	x = add_reshape(s, x, v->type.rank, shape_of(&v->type, dim));
+	if (s->oom)
+		return fail_memory(s->ctx, 0);
+	assert(s->values[x].type == type_by_dtype[v->type.dtype]);
+	if (!s->values[x].name)
+		s->values[x].name = v->name;
+	s->map[op->results[r]] = x;
+	return AN_OK;
+}
+
+static const an_type *result_type(const soft_fn *s, const mil_op *op)
+{
+	return &s->f->values[op->results[0]].type;
+}
+
+/* A float parameter, rounded to the type of x as MIL has it. */
+static float number(const soft_fn *s, const mil_op *op, const char *param)
+{
+	double x = fn_arg_float(s->f, op, param);
+	return result_type(s, op)->dtype == AN_FP16 ? half_to_float(half_from_double(x)) : (float)x;
+}
+
+/* ---- Elementwise ------------------------------------------------------------------- */
+
+static an_status elementwise(soft_fn *s, const mil_op *op, int ew, int a, int b, int c, float imm, float imm2)
+{
+	const an_type *t = result_type(s, op);
+	int64_t dim[SOFT_RANK];
+	return result(s, op, 0,
+		      add_ew(s, ew, type_by_dtype[t->dtype], t->rank, shape_of(t, dim), a, b, c, imm, imm2));
+}
+
+static an_status lower_binary(soft_fn *s, const mil_op *op, int ew)
+{
+	return elementwise(s, op, ew, use_arg(s, op, "x"), use_arg(s, op, "y"), -1, 0, 0);
+}
+
+static an_status lower_unary(soft_fn *s, const mil_op *op, int ew)
+{
+	float imm = 0, imm2 = 0;
+	if (op_param_index(op->op, "epsilon") >= 0)
+		imm = number(s, op, "epsilon");
+	if (op_param_index(op->op, "alpha") >= 0)
+		imm = number(s, op, "alpha");
+	if (op_param_index(op->op, "beta") >= 0)
+		imm2 = number(s, op, "beta");
+	return elementwise(s, op, ew, use_arg(s, op, "x"), -1, -1, imm, imm2);
+}
+
+static an_status lower_select(soft_fn *s, const mil_op *op, int ew)
+{
+	return elementwise(s, op, ew, use_arg(s, op, "cond"), use_arg(s, op, "a"), use_arg(s, op, "b"), 0, 0);
+}
+
+static an_status lower_gelu(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	const char *mode = fn_arg_string(s->f, op, "mode");
+	int ew = !mode || strstr(mode, "EXACT") ? EW_GELU
+		 : strstr(mode, "TANH")         ? EW_GELU_TANH
+						: EW_GELU_SIGMOID;
+	return elementwise(s, op, ew, use_arg(s, op, "x"), -1, -1, 0, 0);
+}
+
+/* identity, and whatever only changes the shape: the result's type says it all */
+static an_status lower_same(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	return result(s, op, 0, use_arg(s, op, "x"));
+}
+
+static an_status lower_cast(soft_fn *s, const mil_op *op, int with)
+{
+	int x = use_arg(s, op, "x");
+	k_type from = s->values[x].type, to = type_by_dtype[result_type(s, op)->dtype];
+	if (from == to)
+		return lower_same(s, op, with);
+	if (to == K_BOOL)
+		return elementwise(s, op, EW_NE, x, add_number(s, from, 0), -1, 0, 0);
+	return elementwise(s, op, is_float(from) && !is_float(to) ? EW_TRUNC : EW_MOV, x, -1, -1, 0, 0);
+}
+
+/* scale or zero_point of a quantised form as a shape that broadcasts to [rank] along axis. */
+static int per_channel(soft_fn *s, int v, int rank, int axis)
+{
+	int64_t dim[SOFT_RANK];
+	if (s->values[v].rank == 0)
+		return v;
+	for (int i = 0; i < rank; i++)
+		dim[i] = i == axis ? s->values[v].dim[0] : 1;
+	return add_reshape(s, v, rank, dim);
+}
+
+/* (x - zero_point) * scale: the difference is exact in fp32, the product rounds once. */
+static an_status dequantized(soft_fn *s, const mil_op *op, int x, int scale, int zero, int axis)
+{
+	int rank = s->values[x].rank;
+	if (axis < 0)
+		axis += rank;
+	if (zero >= 0)
+		x = add_ew_like(s, EW_SUB, K_F32, x, x, per_channel(s, zero, rank, axis));
+	return elementwise(s, op, EW_MUL, x, per_channel(s, scale, rank, axis), -1, 0, 0);
+}
+
+static int attr_literal(soft_fn *s, const mil_op *op, const char *key)
+{
+	const mil_literal *l = op_attr(op, key);
+	int64_t dim[SOFT_RANK];
+	return add_literal(s, type_by_dtype[l->type.dtype], l->type.rank, shape_of(&l->type, dim), l->bytes);
+}
+
+static an_status lower_affine_dequantize(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int axis = (int)lit_number(op_attr(op, "axis"), 0);
+	return dequantized(s, op, attr_literal(s, op, "quantized_data"), attr_literal(s, op, "scale"),
+			   attr_literal(s, op, "zero_point"), axis);
+}
+
+static an_status lower_dequantize(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	return dequantized(s, op, use_arg(s, op, "input"), use_arg(s, op, "scale"),
+			   use_arg(s, op, "zero_point"), fn_arg_int(s->f, op, "axis"));
+}
+
+/* clip(round(input / scale) + zero_point); storing to int8 or uint8 clips. */
+static an_status lower_quantize(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int x = use_arg(s, op, "input"), zero = use_arg(s, op, "zero_point"), rank = s->values[x].rank;
+	int axis = fn_arg_int(s->f, op, "axis");
+	if (axis < 0)
+		axis += rank;
+	x = add_ew_like(s, EW_DIV, K_F32, x, x, per_channel(s, use_arg(s, op, "scale"), rank, axis));
+	x = add_ew_like(s, EW_ROUND, K_F32, x, x, -1);
+	if (zero >= 0)
+		x = add_ew_like(s, EW_ADD, K_F32, x, x, per_channel(s, zero, rank, axis));
+	return elementwise(s, op, EW_TRUNC, x, -1, -1, 0, 0);
+}
+
+/* ---- Along axes -------------------------------------------------------------------- */
+
+static an_status lower_reduce(soft_fn *s, const mil_op *op, int how)
+{
+	uint32_t mask;
+	bool keep; /* MIL's result type already says it */
+	TRY(op_reduce_axes(s->f, op, &mask, &keep));
+	int x = use_arg(s, op, "x");
+	return result(s, op, 0, add_reduce(s, (k_reduction)how, s->values[x].type, x, mask));
+}
+
+/* softmax, and the index of the largest (with = 0) or smallest (with = 1) */
+static an_status lower_along(soft_fn *s, const mil_op *op, int with)
+{
+	int x = use_arg(s, op, "x"), axis = fn_arg_int(s->f, op, "axis"), rank = s->values[x].rank;
+	bool arg = op->op != OP_SOFTMAX;
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	if (axis < 0)
+		axis += rank;
+	if (arg)
+		dim[axis] = 1;
+	int y = add_node(s, arg ? NODE_ARG : NODE_SOFTMAX, type_by_dtype[result_type(s, op)->dtype], rank,
+			 dim, 1, &x);
+	if (!s->oom) {
+		s->nodes[s->nnodes - 1].u.along.axis = axis;
+		s->nodes[s->nnodes - 1].u.along.min = with;
+	}
+	return result(s, op, 0, y);
+}
+
+/* gamma or beta, whose axes are those in mask, as a shape that broadcasts to x. */
+static int along_axes(soft_fn *s, int v, int x, uint32_t mask)
+{
+	int64_t dim[SOFT_RANK];
+	int rank = s->values[x].rank;
+	for (int i = 0; i < rank; i++)
+		dim[i] = mask >> i & 1 ? s->values[x].dim[i] : 1;
+	return add_reshape(s, v, rank, dim);
+}
+
+/* fp32 inside: mean, then the mean square of what is left, then one rounding. */
+static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	uint32_t mask;
+	bool keep;
+	TRY(op_reduce_axes(s->f, op, &mask, &keep));
+	int x = use_arg(s, op, "x"), gamma = use_arg(s, op, "gamma"), beta = use_arg(s, op, "beta");
+	int mean = add_reduce(s, K_MEAN, K_F32, x, mask);
+	int centred = add_ew_like(s, EW_SUB, K_F32, x, x, mean);
+	int variance = add_reduce(s, K_MEAN, K_F32, add_ew_like(s, EW_SQUARE, K_F32, x, centred, -1), mask);
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[variance].dim, sizeof dim);
+	int scale =
+	    add_ew(s, EW_RSQRT, K_F32, s->values[x].rank, dim, variance, -1, -1, number(s, op, "epsilon"), 0);
+	k_type type = s->values[x].type;
+	int y = add_ew_like(s, EW_MUL, gamma < 0 && beta < 0 ? type : K_F32, x, centred, scale);
+	if (gamma >= 0)
+		y = add_ew_like(s, EW_MUL, beta < 0 ? type : K_F32, x, y, along_axes(s, gamma, x, mask));
+	if (beta >= 0)
+		y = add_ew_like(s, EW_ADD, type, x, y, along_axes(s, beta, x, mask));
+	return result(s, op, 0, y);
+}
+
+/* ---- Contractions ------------------------------------------------------------------ */
+
+/* x y + bias with one rounding: with a bias, the product stays in fp32 until it is added. */
+static int with_bias(soft_fn *s, k_type type, int x, int y, int bias)
+{
+	int z = add_gemm(s, bias < 0 ? type : K_F32, x, y);
+	return bias < 0 ? z : add_ew_like(s, EW_ADD, type, z, z, bias);
+}
+
+static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	matmul_spec m;
+	TRY(op_matmul_spec(s->f, op, &m));
+	int x = use(s, m.x), y = use(s, m.y);
+	if (s->values[x].rank == 1)
+		x = add_reshape(s, x, 2, (int64_t[]){1, m.k});
+	else if (m.tx)
+		x = add_transposed(s, x);
+	if (s->values[y].rank == 1)
+		y = add_reshape(s, y, 2, (int64_t[]){m.k, 1});
+	else if (m.ty)
+		y = add_transposed(s, y);
+	int bias = m.bias == AN_NO_VALUE ? -1 : use(s, m.bias);
+	return result(s, op, 0, with_bias(s, s->values[x].type, x, y, bias));
+}
+
+/* x in the middle of a larger array whose border has the value of scalar `fill`, or (fill < 0)
+ * is not written yet. */
+static int add_bordered(soft_fn *s, int x, const int64_t *before, const int64_t *after, int fill)
+{
+	int rank = s->values[x].rank;
+	int64_t dim[SOFT_RANK], inner[SOFT_RANK];
+	soft_view view = whole(rank);
+	memcpy(inner, s->values[x].dim, sizeof inner);
+	for (int i = 0; i < rank; i++) {
+		dim[i] = before[i] + inner[i] + after[i];
+		view.begin[i] = before[i];
+	}
+	int border = fill >= 0 ? fill : add_number(s, s->values[x].type, 0);
+	int repeated = add_broadcast(s, border, rank, dim);
+	int p = add_node(s, NODE_COPY, s->values[x].type, rank, dim, 1, &repeated);
+	/* p is written again below, so it is known early only if x is */
+	s->values[p].constant = s->values[x].constant;
+	add_copy_into(s, x, add_view(s, p, rank, inner, &view));
+	return p;
+}
+
+/* Convolution is a product of the weights with the windows of x.  The windows are a view of
+ * x; putting them into the rows of a matrix is a reshape, which needs a copy unless the kernel
+ * is 1 x 1. */
+static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	conv_spec c;
+	TRY(op_conv_spec(s->f, op, &c));
+	int x = use(s, c.x), w = use(s, c.weight), bias = c.bias == AN_NO_VALUE ? -1 : use(s, c.bias);
+	k_type type = s->values[x].type;
+	x = add_reshape(s, x, 4, (int64_t[]){c.batch, c.in_ch, c.h, c.w});
+	if (c.pad[0] || c.pad[1] || c.pad[2] || c.pad[3])
+		x = add_bordered(s, x, (int64_t[]){0, 0, c.pad[0], c.pad[2]},
+				 (int64_t[]){0, 0, c.pad[1], c.pad[3]}, -1);
+	const soft_view windows = {.axis = {0, 1, 2, 3, 2, 3},
+				   .step = {1, 1, c.dilation[0], c.dilation[1], c.stride[0], c.stride[1]}};
+	x = add_view(s, x, 6, (int64_t[]){c.batch, c.in_ch, c.kh, c.kw, c.oh, c.ow}, &windows);
+	int64_t g = c.groups, k = (int64_t)(c.in_ch / c.groups) * c.kh * c.kw, m = c.out_ch / c.groups;
+	x = add_reshape(s, x, 4, (int64_t[]){c.batch, g, k, (int64_t)c.oh * c.ow});
+	w = add_reshape(s, w, 4, (int64_t[]){1, g, m, k});
+	if (bias >= 0)
+		bias = add_reshape(s, bias, 4, (int64_t[]){1, g, m, 1});
+	return result(s, op, 0, with_bias(s, type, w, x, bias));
+}
+
+/* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32. */
+static an_status lower_sdpa(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int q = use_arg(s, op, "query"), k = use_arg(s, op, "key"), v = use_arg(s, op, "value");
+	int mask = use_arg(s, op, "attn_mask"), rank = s->values[q].rank;
+	k_type type = s->values[q].type;
+	double embedding = (double)s->values[q].dim[rank - 1];
+	int z = add_gemm(s, K_F32, q, add_transposed(s, k));
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[z].dim, sizeof dim);
+	z = add_ew_like(s, EW_MUL, K_F32, z, z, add_number(s, K_F32, 1 / sqrt(embedding)));
+	if (mask >= 0 && s->values[mask].type == K_BOOL)
+		z = add_ew(s, EW_SELECT, K_F32, rank, dim, mask, z, add_number(s, K_F32, -INFINITY), 0, 0);
+	else if (mask >= 0)
+		z = add_ew_like(s, EW_ADD, K_F32, z, z, mask);
+	int p = add_node(s, NODE_SOFTMAX, K_F32, rank, dim, 1, &z);
+	if (!s->oom)
+		s->nodes[s->nnodes - 1].u.along.axis = rank - 1;
+	if (type == K_F16) { /* both operands of a product have one type */
+		int64_t shape[SOFT_RANK];
+		memcpy(shape, s->values[v].dim, sizeof shape);
+		v = add_ew(s, EW_MOV, K_F32, rank, shape, v, -1, -1, 0, 0);
+	}
+	return result(s, op, 0, add_gemm(s, type, p, v));
+}
+
+/* ---- Moving elements ---------------------------------------------------------------- */
+
+static an_status lower_transpose(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int x = use_arg(s, op, "x"), rank = s->values[x].rank;
+	int32_t perm[AN_MAX_RANK];
+	fn_arg_ints(s->f, op, "perm", perm, AN_MAX_RANK);
+	soft_view view = whole(rank);
+	int64_t dim[SOFT_RANK];
+	for (int i = 0; i < rank; i++) {
+		view.axis[i] = (int8_t)(perm[i] < 0 ? perm[i] + rank : perm[i]);
+		dim[i] = s->values[x].dim[view.axis[i]];
+	}
+	return result(s, op, 0, add_view(s, x, rank, dim, &view));
+}
+
+static an_status lower_slice(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	slice_spec spec;
+	TRY(op_slice_spec(s->f, op, &spec));
+	int x = use_arg(s, op, "x"), rank = s->values[x].rank;
+	soft_view view = whole(rank);
+	int64_t dim[SOFT_RANK];
+	for (int i = 0; i < rank; i++) {
+		view.begin[i] = spec.begin[i];
+		view.step[i] = spec.step[i];
+		dim[i] = spec.count[i];
+	}
+	return result(s, op, 0, add_view(s, x, rank, dim, &view)); /* squeezes through its type */
+}
+
+static an_status lower_split(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int x = use_arg(s, op, "x"), rank = s->values[x].rank, axis = fn_arg_int(s->f, op, "axis");
+	if (axis < 0)
+		axis += rank;
+	soft_view view = whole(rank);
+	for (int i = 0; i < op->nresults; i++) {
+		const an_type *t = &s->f->values[op->results[i]].type;
+		int64_t dim[SOFT_RANK];
+		TRY(result(s, op, i, add_view(s, x, rank, shape_of(t, dim), &view)));
+		view.begin[axis] += t->dim[axis];
+	}
+	return AN_OK;
+}
+
+/* concat and stack; a stacked value first gets an axis of length 1. */
+static an_status lower_concat(soft_fn *s, const mil_op *op, int stack)
+{
+	const mil_use *values = &op->arg[op_param_index(op->op, "values")];
+	const an_type *t = result_type(s, op);
+	int axis = fn_arg_int(s->f, op, "axis"), n = (int)values->n;
+	if (axis < 0)
+		axis += t->rank;
+	int64_t dim[SOFT_RANK];
+	int *part = arena_array(s->tmp, (size_t)n, sizeof *part);
+	if (!part)
+		return fail_memory(s->ctx, 0);
+	for (int i = 0; i < n; i++) {
+		part[i] = use(s, values->v[i]);
+		if (stack) {
+			shape_of(t, dim)[axis] = 1;
+			part[i] = add_reshape(s, part[i], t->rank, dim);
+		}
+	}
+	int y = add_node(s, NODE_CONCAT, s->values[part[0]].type, t->rank, shape_of(t, dim), n, part);
+	if (!s->oom) {
+		s->nodes[s->nnodes - 1].u.concat.axis = axis;
+		s->nodes[s->nnodes - 1].u.concat.interleave = !stack && fn_arg_bool(s->f, op, "interleave");
+	}
+	return result(s, op, 0, y);
+}
+
+/* Copies along one axis what a view of the array itself shows, to the border that is at
+ * [at, at + n) of that axis; axes before it are complete, those after it are not. */
+static void add_border(soft_fn *s, int p, int axis, const int64_t *before, const int64_t *inner, int64_t at,
+		       int64_t n, int64_t from, int64_t step)
+{
+	int rank = s->values[p].rank;
+	soft_view to = whole(rank), of = whole(rank);
+	int64_t dim[SOFT_RANK];
+	if (n == 0)
+		return;
+	for (int i = 0; i < rank; i++) {
+		dim[i] = i < axis ? s->values[p].dim[i] : inner[i];
+		to.begin[i] = of.begin[i] = i < axis ? 0 : before[i];
+	}
+	dim[axis] = n;
+	to.begin[axis] = at;
+	of.begin[axis] = from;
+	of.step[axis] = step;
+	if (step == 0)
+		of.axis[axis] = -1;
+	int source = add_view(s, p, rank, dim, &of);
+	add_copy_into(s, source, add_view(s, p, rank, dim, &to));
+}
+
+static an_status lower_pad(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int x = use_arg(s, op, "x"), rank = s->values[x].rank;
+	const char *mode = fn_arg_string(s->f, op, "mode");
+	int32_t pad[2 * AN_MAX_RANK];
+	int n = fn_arg_ints(s->f, op, "pad", pad, LENGTH(pad)) / 2;
+	int64_t before[SOFT_RANK] = {0}, after[SOFT_RANK] = {0}, inner[SOFT_RANK];
+	for (int i = 0; i < n; i++) {
+		before[rank - n + i] = pad[2 * i];
+		after[rank - n + i] = pad[2 * i + 1];
+	}
+	memcpy(inner, s->values[x].dim, sizeof inner);
+	int p = add_bordered(s, x, before, after,
+			     add_number(s, s->values[x].type, fn_arg_float(s->f, op, "constant_val")));
+	if (mode && strcmp(mode, "constant"))
+		for (int i = 0; i < rank; i++) {
+			int64_t first = before[i], last = before[i] + inner[i] - 1;
+			if (!strcmp(mode, "reflect")) {
+				add_border(s, p, i, before, inner, 0, before[i], first + before[i], -1);
+				add_border(s, p, i, before, inner, last + 1, after[i], last - 1, -1);
+			} else {
+				add_border(s, p, i, before, inner, 0, before[i], first, 0);
+				add_border(s, p, i, before, inner, last + 1, after[i], last, 0);
+			}
+		}
+	return result(s, op, 0, p);
+}
+
+/* One axis after the other: x seen with an axis of repetitions before it, reshaped. */
+static an_status lower_tile(soft_fn *s, const mil_op *op, int with)
+{
+	(void)with;
+	int x = use_arg(s, op, "x"), rank = s->values[x].rank;
+	int32_t reps[AN_MAX_RANK];
+	fn_arg_ints(s->f, op, "reps", reps, AN_MAX_RANK);
+	for (int axis = 0; axis < rank; axis++) {
+		if (reps[axis] == 1)
+			continue;
+		soft_view view = {.begin = {0}};
+		int64_t dim[SOFT_RANK];
+		for (int i = 0, j = 0; i < rank; i++) {
+			if (i == axis) {
+				dim[j] = reps[axis];
+				view.axis[j++] = -1;
+			}
+			dim[j] = s->values[x].dim[i];
+			view.axis[j] = (int8_t)i;
+			view.step[j++] = 1;
+		}
+		int64_t tiled[SOFT_RANK];
+		memcpy(tiled, s->values[x].dim, sizeof tiled);
+		tiled[axis] *= reps[axis];
+		x = add_reshape(s, add_view(s, x, rank + 1, dim, &view), rank, tiled);
+	}
+	return result(s, op, 0, x);
+}
+
+/* ---- The table ---------------------------------------------------------------------- */
+
+/* ORDER OP.  An operation of ops.def without a macro here does not compile. */
+#define BINARY(ew)                           \
+	{                                    \
+		lower_binary, ew, NULL, true \
+	}
+#define FLOAT2(ew)                            \
+	{                                     \
+		lower_binary, ew, NULL, false \
+	}
+#define UNARY(ew)                            \
+	{                                    \
+		lower_unary, ew, NULL, false \
+	}
+#define REDUCE(how)                           \
+	{                                     \
+		lower_reduce, how, NULL, true \
+	}
+#define MOVE(fn)                  \
+	{                         \
+		fn, 0, NULL, true \
+	}
+#define FLOAT(fn)                  \
+	{                          \
+		fn, 0, NULL, false \
+	}
+
+#define LOWER_CONST                 \
+	{                           \
+		NULL, 0, NULL, true \
+	}
+#define LOWER_CONSTEXPR_AFFINE_DEQUANTIZE MOVE(lower_affine_dequantize)
+#define LOWER_ADD                         BINARY(EW_ADD)
+#define LOWER_SUB                         BINARY(EW_SUB)
+#define LOWER_MUL                         BINARY(EW_MUL)
+#define LOWER_REAL_DIV                    FLOAT2(EW_DIV)
+#define LOWER_FLOOR_DIV                   BINARY(EW_FLOOR_DIV)
+#define LOWER_MOD                         BINARY(EW_MOD)
+#define LOWER_POW                         FLOAT2(EW_POW)
+#define LOWER_MAXIMUM                     BINARY(EW_MAX)
+#define LOWER_MINIMUM                     BINARY(EW_MIN)
+#define LOWER_EQUAL                       BINARY(EW_EQ)
+#define LOWER_NOT_EQUAL                   BINARY(EW_NE)
+#define LOWER_LESS                        BINARY(EW_LT)
+#define LOWER_LESS_EQUAL                  BINARY(EW_LE)
+#define LOWER_GREATER                     BINARY(EW_GT)
+#define LOWER_GREATER_EQUAL               BINARY(EW_GE)
+#define LOWER_SELECT                                \
+	{                                           \
+		lower_select, EW_SELECT, NULL, true \
+	}
+#define LOWER_IDENTITY MOVE(lower_same)
+#define LOWER_CAST     MOVE(lower_cast)
+#define LOWER_ABS                               \
+	{                                       \
+		lower_unary, EW_ABS, NULL, true \
+	}
+#define LOWER_SIGN                               \
+	{                                        \
+		lower_unary, EW_SIGN, NULL, true \
+	}
+#define LOWER_SQUARE                               \
+	{                                          \
+		lower_unary, EW_SQUARE, NULL, true \
+	}
+#define LOWER_SQRT       UNARY(EW_SQRT)
+#define LOWER_RSQRT      UNARY(EW_RSQRT)
+#define LOWER_INVERSE    UNARY(EW_INV)
+#define LOWER_EXP        UNARY(EW_EXP)
+#define LOWER_EXP2       UNARY(EW_EXP2)
+#define LOWER_LOG        UNARY(EW_LOG)
+#define LOWER_SIN        UNARY(EW_SIN)
+#define LOWER_COS        UNARY(EW_COS)
+#define LOWER_ERF        UNARY(EW_ERF)
+#define LOWER_FLOOR      UNARY(EW_FLOOR)
+#define LOWER_CEIL       UNARY(EW_CEIL)
+#define LOWER_ROUND      UNARY(EW_ROUND)
+#define LOWER_CLIP       UNARY(EW_CLIP)
+#define LOWER_RELU       UNARY(EW_RELU)
+#define LOWER_LEAKY_RELU UNARY(EW_LEAKY_RELU)
+#define LOWER_ELU        UNARY(EW_ELU)
+#define LOWER_SIGMOID    UNARY(EW_SIGMOID)
+#define LOWER_TANH       UNARY(EW_TANH)
+#define LOWER_SILU       UNARY(EW_SILU)
+#define LOWER_GELU       FLOAT(lower_gelu)
+#define LOWER_SOFTPLUS   UNARY(EW_SOFTPLUS)
+#define LOWER_SOFTSIGN   UNARY(EW_SOFTSIGN)
+#define LOWER_SOFTMAX    FLOAT(lower_along)
+#define LOWER_REDUCE_SUM REDUCE(K_SUM)
+#define LOWER_REDUCE_MEAN                         \
+	{                                         \
+		lower_reduce, K_MEAN, NULL, false \
+	}
+#define LOWER_REDUCE_MAX        REDUCE(K_MAX)
+#define LOWER_REDUCE_MIN        REDUCE(K_MIN)
+#define LOWER_REDUCE_SUM_SQUARE REDUCE(K_SUM_SQUARE)
+#define LOWER_REDUCE_L2_NORM                    \
+	{                                       \
+		lower_reduce, K_L2, NULL, false \
+	}
+#define LOWER_REDUCE_ARGMAX FLOAT(lower_along)
+#define LOWER_REDUCE_ARGMIN                 \
+	{                                   \
+		lower_along, 1, NULL, false \
+	}
+#define LOWER_TOPK                                                         \
+	{                                                                  \
+		NULL, 0, "topk is not evaluated by this device yet", false \
+	}
+#define LOWER_LAYER_NORM                   FLOAT(lower_layer_norm)
+#define LOWER_MATMUL                       FLOAT(lower_matmul)
+#define LOWER_LINEAR                       FLOAT(lower_matmul)
+#define LOWER_CONV                         FLOAT(lower_conv)
+#define LOWER_SCALED_DOT_PRODUCT_ATTENTION FLOAT(lower_sdpa)
+#define LOWER_RESHAPE                      MOVE(lower_same)
+#define LOWER_TRANSPOSE                    MOVE(lower_transpose)
+#define LOWER_EXPAND_DIMS                  MOVE(lower_same)
+#define LOWER_SQUEEZE                      MOVE(lower_same)
+#define LOWER_SLICE_BY_INDEX               MOVE(lower_slice)
+#define LOWER_SLICE_BY_SIZE                MOVE(lower_slice)
+#define LOWER_CONCAT                       MOVE(lower_concat)
+#define LOWER_STACK                         \
+	{                                   \
+		lower_concat, 1, NULL, true \
+	}
+#define LOWER_SPLIT      MOVE(lower_split)
+#define LOWER_PAD        MOVE(lower_pad)
+#define LOWER_TILE       MOVE(lower_tile)
+#define LOWER_QUANTIZE   FLOAT(lower_quantize)
+#define LOWER_DEQUANTIZE MOVE(lower_dequantize)
+
+static const lower_row lower_table[OP_COUNT] = {
+#define OP(id, ...) [OP_##id] = LOWER_##id,
+#include "mil/ops.def"
+#undef OP
+};
+
+/* Whether an operation computes with its elements (uint32 has no arithmetic here), or only moves,
+ * selects or converts them. */
+static bool computes(const mil_op *op)
+{
+	int cls = op_table[op->op].cls;
+	return op->op != OP_IDENTITY && op->op != OP_CAST &&
+	       (cls == OC_UNARY || cls == OC_BINARY || cls == OC_REDUCE);
+}
+
+bool soft_supports(an_device *d, const an_function *f, const mil_op *op, const char **rule)
+{
+	(void)d;
+	const lower_row *row = &lower_table[op->op];
+	if (op->op == OP_CONST)
+		return true; /* what uses it decides */
+	if (!row->lower) {
+		*rule = row->none;
+		return false;
+	}
+	for (int p = 0; p < OP_MAX_PARAMS; p++) {
+		if (op_table[op->op].param[p].name && op_table[op->op].param[p].kind & PK_CONST)
+			continue; /* read while compiling */
+		for (uint32_t i = 0; i < op->arg[p].n; i++) {
+			an_dtype t = (an_dtype)f->values[op->arg[p].v[i]].type.dtype;
+			if (type_by_dtype[t] == K_TYPE_COUNT || t == AN_BF16) {
+				*rule = "values are fp16, fp32, bool or integers of 8 to 32 bits";
+				return false;
+			}
+			if (t == AN_UINT32 && computes(op)) {
+				*rule = "uint32 values can be moved and converted, not computed with";
+				return false;
+			}
+			bool integer = t != AN_FP16 && t != AN_FP32 && t != AN_BOOL;
+			if (integer && !row->integer) {
+				*rule = "the operation is not evaluated on integers";
+				return false;
+			}
+		}
+	}
+	return true;
+}
+
+/* Marks the operations that an output depends on.  NULL: out of memory. */
+static bool *needed_ops(soft_fn *s)
+{
+	const an_function *f = s->f;
+	bool *need = arena_array(s->tmp, f->nops + 1, sizeof *need);
+	if (!need)
+		return NULL;
+	for (size_t i = 0; i < f->noutputs; i++)
+		if (f->values[f->outputs[i]].op >= 0)
+			need[f->values[f->outputs[i]].op] = true;
+	for (size_t i = f->nops; i-- > 0;)
+		for (int p = 0; need[i] && p < OP_MAX_PARAMS; p++)
+			for (uint32_t j = 0; j < f->ops[i].arg[p].n; j++) {
+				int32_t def = f->values[f->ops[i].arg[p].v[j]].op;
+				if (def >= 0)
+					need[def] = true;
+			}
+	return need;
+}
+
+an_status soft_lower(soft_fn *s)
+{
+	const an_function *f = s->f;
+	bool *need = needed_ops(s);
+	s->map = arena_array(s->tmp, f->nvalues + 1, sizeof *s->map);
+	s->outputs = arena_array(s->tmp, f->noutputs + 1, sizeof *s->outputs);
+	if (!need || !s->map || !s->outputs)
+		return fail_memory(s->ctx, 0);
+	for (size_t i = 0; i < f->nvalues; i++)
+		s->map[i] = -1;
+	add_value(s, K_F32, AN_MAX_RANK, (int64_t[]){1, 1, 1, 1, 1}); /* stands in when memory is out */
+	if (s->oom)
+		return fail_memory(s->ctx, 0);
+	for (size_t i = 0; i < f->ninputs; i++) {
+		const mil_value *in = &f->values[f->inputs[i]];
+		int64_t dim[SOFT_RANK];
+		k_type type = type_by_dtype[in->type.dtype];
+		if (type == K_TYPE_COUNT)
+			return fail(
+			    s->ctx, AN_DEVICE,
+			    "input \"%s\" is %s: values are fp16, fp32, bool or integers of 8 to 32 bits",
+			    in->name, an_dtype_name((an_dtype)in->type.dtype));
+		int v = add_value(s, type, in->type.rank, shape_of(&in->type, dim));
+		s->values[v].name = in->name;
+		s->values[v].port = true;
+		s->map[f->inputs[i]] = v;
+	}
+	for (size_t i = 0; i < f->nops; i++) {
+		const mil_op *op = &f->ops[i];
+		s->op = (int)i;
+		if (need[i] && op->op != OP_CONST)
+			TRY(lower_table[op->op].lower(s, op, lower_table[op->op].with));
+	}
+	for (size_t i = 0; i < f->noutputs; i++)
+		s->outputs[i] = use(s, f->outputs[i]);
+	return s->oom ? fail_memory(s->ctx, 0) : AN_OK;
+}

@@ -1,0 +1,171 @@
+/* Running an executable: addresses are filled in, then one kernel after the other. */
+#include "device/soft/soft.h"
+
+/* ---- What no fast kernel does -------------------------------------------------------- */
+
+static double load_float(k_type t, const char *p)
+{
+	return t == K_F16 ? half_to_float(*(const half *)p) : *(const float *)p;
+}
+
+/* Steps `at` through the axes in `mask`; false after the last point. */
+static bool step(int rank, const int64_t *dim, uint32_t mask, int64_t *at)
+{
+	for (int i = rank; i-- > 0;) {
+		if (!(mask >> i & 1))
+			continue;
+		if (++at[i] < dim[i])
+			return true;
+		at[i] = 0;
+	}
+	return false;
+}
+
+static char *element(const ew_operand *x, int rank, const int64_t *at)
+{
+	int64_t offset = 0;
+	for (int i = 0; i < rank; i++)
+		offset += at[i] * x->stride[i];
+	return (char *)x->data + offset * (int64_t)k_type_size(x->type);
+}
+
+/* The first of equal elements wins; a NaN counts as larger and smaller than any number. */
+static void index_of_extreme(const soft_call *c)
+{
+	int rank = c->u.copy.rank, axis = c->u.copy.axis;
+	const int64_t *dim = c->u.copy.dim;
+	int64_t at[SOFT_RANK] = {0};
+	do {
+		double best = 0;
+		int64_t index = 0;
+		for (at[axis] = 0; at[axis] < dim[axis]; at[axis]++) {
+			double x = load_float(c->u.copy.x.type, element(&c->u.copy.x, rank, at));
+			bool better = c->u.copy.min ? x < best : x > best;
+			if (at[axis] == 0 || better || (x != x && best == best)) {
+				best = x;
+				index = at[axis];
+			}
+		}
+		at[axis] = 0;
+		char *y = element(&c->u.copy.y, rank, at);
+		if (c->u.copy.y.type == K_U16)
+			*(uint16_t *)y = (uint16_t)index;
+		else
+			*(int32_t *)y = (int32_t)index;
+	} while (step(rank, dim, ~(1u << axis), at));
+}
+
+/* ---- Calls ---------------------------------------------------------------------------- */
+
+static void run_call(pool *p, uint32_t isa, soft_exe *e, soft_call *c)
+{
+	void *at[EW_MAX_OPERANDS + 1];
+	for (int i = 0; i < c->nrefs; i++)
+		at[i] = (char *)e->base[c->ref[i].base] + c->ref[i].offset;
+	switch (c->kind) {
+	case CALL_EWISE:
+	case CALL_REDUCE:
+		for (int i = 0; i < c->u.ew.prog.noperands; i++)
+			c->u.ew.operand[i].data = at[i];
+		if (c->kind == CALL_EWISE) {
+			k_ewise(p, isa, &c->u.ew.prog);
+			return;
+		}
+		c->u.ew.out.data = at[c->u.ew.prog.noperands];
+		k_reduce(p, isa, &c->u.ew.prog, c->u.ew.reg, c->u.ew.how, c->u.ew.mask, &c->u.ew.out);
+		return;
+	case CALL_GEMM:
+		c->u.gemm.args.a.data = at[0];
+		c->u.gemm.args.b.data = at[1];
+		c->u.gemm.args.c.data = at[2];
+		k_gemm(p, c->u.gemm.row, &c->u.gemm.args, c->nrefs > 3 ? at[3] : NULL);
+		return;
+	default: break;
+	}
+	c->u.copy.x.data = at[0];
+	c->u.copy.y.data = at[1];
+	switch (c->kind) {
+	case CALL_SOFTMAX:
+		k_softmax(p, isa, c->u.copy.rank, c->u.copy.dim, c->u.copy.axis, &c->u.copy.x, &c->u.copy.y);
+		return;
+	case CALL_COPY:
+		k_copy_strided(p, k_type_size(c->u.copy.x.type), c->u.copy.rank, c->u.copy.dim, at[1],
+			       c->u.copy.y.stride, at[0], c->u.copy.x.stride);
+		return;
+	default: index_of_extreme(c);
+	}
+}
+
+void soft_run(an_device *d, soft_exe *e, int first, int end)
+{
+	soft_device *dev = d->impl;
+	pool *p = ctx_pool(d->ctx);
+	e->base[e->nports + BASE_SCRATCH] = dev->scratch;
+	e->base[e->nports + BASE_CONST] = e->constants;
+	for (int i = first; i < end; i++)
+		run_call(p, d->ctx->isa, e, &e->call[i]);
+}
+
+an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want)
+{
+	if (*have >= want)
+		return AN_OK;
+	mem_free_tensor(d->ctx, *block, *have);
+	*have = 0;
+	*block = mem_alloc_tensor(d->ctx, want);
+	if (!*block)
+		return fail_memory(d->ctx, want);
+	*have = want;
+	return AN_OK;
+}
+
+static bool overlap(const an_buffer *a, const an_buffer *b)
+{
+	return a->impl == b->impl && a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes;
+}
+
+/* Outputs are written as soon as they are known, inputs are read until the end: where both are
+ * the same memory, the output is computed elsewhere and copied when all is done. */
+static bool needs_stage(const an_call *c, int output)
+{
+	for (int i = 0; i < c->exe->ninputs; i++)
+		if (overlap(c->bound[output], c->bound[i]))
+			return true;
+	return false;
+}
+
+static size_t stage_bytes(const an_buffer *b) { return (b->bytes + 63) / 64 * 64; }
+
+an_status soft_submit(an_call *c)
+{
+	an_device *d = c->exe->device;
+	soft_device *dev = d->impl;
+	soft_exe *e = c->exe->impl;
+	int nin = c->exe->ninputs;
+	size_t staged = 0;
+	dev->status = AN_OK;
+	for (int i = nin; i < e->nports; i++)
+		staged += needs_stage(c, i) ? stage_bytes(c->bound[i]) : 0;
+	TRY(soft_reserve(d, &dev->stage, &dev->stage_size, staged));
+	char *stage = dev->stage;
+	for (int i = 0; i < e->nports; i++) {
+		e->base[i] = (char *)c->bound[i]->impl + c->bound[i]->offset;
+		if (i >= nin && needs_stage(c, i)) {
+			e->base[i] = stage;
+			stage += stage_bytes(c->bound[i]);
+		}
+	}
+	soft_run(d, e, e->nearly, e->ncalls);
+	for (int i = nin; i < e->nports; i++) {
+		char *home = (char *)c->bound[i]->impl + c->bound[i]->offset;
+		if (e->base[i] != home)
+			memcpy(home, e->base[i], c->bound[i]->bytes);
+	}
+	return AN_OK;
+}
+
+an_status soft_wait(an_call *c)
+{
+	const soft_device *dev = c->exe->device->impl;
+	return dev->status; /* submit has done the work */
+}

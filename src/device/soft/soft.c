@@ -1,0 +1,150 @@
+/* The software Neural Engine as a device. */
+#include "device/soft/soft.h"
+
+/* ---- Profiles -------------------------------------------------------------------------- */
+
+static const soft_profile profiles[] = {
+    {"ieee", "fp16 values, exact products, fp32 accumulation, every operation rounded to nearest even",
+     K_EXACT, true},
+    {"fast", "products as the CPU does them fastest, fp32 accumulation, rounded where values are stored",
+     K_FAST, false},
+};
+
+const soft_profile *soft_profile_find(const char *name)
+{
+	for (int i = 0; i < LENGTH(profiles); i++)
+		if (!strcmp(profiles[i].name, name))
+			return &profiles[i];
+	return NULL;
+}
+
+static an_status soft_open(an_device *d, const an_device_options *opt)
+{
+	const soft_profile *profile = soft_profile_find(opt->numerics ? opt->numerics : profiles[0].name);
+	if (!profile) {
+		str list;
+		str_init(&list, d->ctx);
+		for (int i = 0; i < LENGTH(profiles); i++)
+			str_addf(&list, "%s\"%s\"", i ? ", " : "", profiles[i].name);
+		an_status s = str_status(&list);
+		if (s == AN_OK)
+			s = fail(d->ctx, AN_USAGE, "device \"soft\" has no numerics \"%s\"; it has %s",
+				 opt->numerics, list.data);
+		str_free(&list);
+		return s;
+	}
+	soft_device *dev = mem_zalloc(d->ctx, sizeof *dev);
+	if (!dev)
+		return fail_memory(d->ctx, sizeof *dev);
+	dev->profile = profile;
+	d->info.numerics = profile->name;
+	d->impl = dev;
+	return AN_OK;
+}
+
+static void soft_close(an_device *d)
+{
+	soft_device *dev = d->impl;
+	mem_free_tensor(d->ctx, dev->scratch, dev->scratch_size);
+	mem_free_tensor(d->ctx, dev->stage, dev->stage_size);
+	mem_free(d->ctx, dev, sizeof *dev);
+}
+
+/* ---- Compiling -------------------------------------------------------------------------- */
+
+static an_status keep_names(soft_fn *s, soft_exe *e, arena *a)
+{
+	const an_function *f = s->f;
+	e->op_text = arena_array(a, f->nops + 1, sizeof *e->op_text);
+	if (!e->op_text)
+		return fail_memory(s->ctx, 0);
+	for (size_t i = 0; i < f->nops; i++) {
+		const mil_op *op = &f->ops[i];
+		e->op_text[i] = arena_printf(a, "%s %s", op_table[op->op].name,
+					     op->nresults ? f->values[op->results[0]].name : "");
+		if (!e->op_text[i])
+			return fail_memory(s->ctx, 0);
+	}
+	return AN_OK;
+}
+
+static an_status stages(an_device *d, soft_fn *s, soft_exe *e, arena *a)
+{
+	soft_device *dev = d->impl;
+	TRY(soft_lower(s));
+	TRY(soft_place_values(s));
+	TRY(soft_fuse(s));
+	TRY(soft_emit(s, e, a));
+	TRY(soft_plan(s, e, a));
+	TRY(keep_names(s, e, a));
+	TRY(soft_reserve(d, &dev->scratch, &dev->scratch_size, e->scratch));
+	soft_run(d, e, 0, e->nearly); /* what depends on constants alone */
+	return AN_OK;
+}
+
+static void free_exe(an_executable *x)
+{
+	soft_exe *e = x->impl;
+	if (e)
+		mem_free_tensor(x->device->ctx, e->constants, e->constants_size);
+}
+
+static an_status soft_compile(an_device *d, an_function *f, an_executable *x)
+{
+	soft_exe *e = arena_alloc(&x->arena, sizeof *e);
+	if (!e)
+		return fail_memory(d->ctx, sizeof *e);
+	x->impl = e;
+	arena tmp;
+	arena_init(&tmp, d->ctx);
+	soft_device *dev = d->impl;
+	soft_fn s = {.ctx = d->ctx, .dev = dev, .profile = dev->profile, .f = f, .tmp = &tmp};
+	an_status status = stages(d, &s, e, &x->arena);
+	mem_free(d->ctx, s.values, s.values_cap * sizeof *s.values);
+	mem_free(d->ctx, s.nodes, s.nodes_cap * sizeof *s.nodes);
+	mem_free(d->ctx, s.storages, s.storages_cap * sizeof *s.storages);
+	arena_free(&tmp);
+	if (status != AN_OK)
+		free_exe(x);
+	return status;
+}
+
+/* ---- Buffers ------------------------------------------------------------------------------ */
+
+static an_status soft_alloc(an_buffer *b)
+{
+	b->impl = mem_alloc_tensor(b->device->ctx, b->bytes);
+	return b->impl ? AN_OK : fail_memory(b->device->ctx, b->bytes);
+}
+
+static void soft_release(an_buffer *b) { mem_free_tensor(b->device->ctx, b->impl, b->bytes); }
+
+static void *soft_map(an_buffer *b) { return (char *)b->impl + b->offset; }
+
+static an_status soft_update(an_buffer *b, int64_t begin, int64_t n, const float *src)
+{
+	an_ctx *ctx = b->device->ctx;
+	char *to = (char *)soft_map(b) + (size_t)begin * an_dtype_size((an_dtype)b->type.dtype);
+	if (b->type.dtype == AN_FP16)
+		k_f32_to_f16(ctx_pool(ctx), ctx->isa, (half *)to, src, n);
+	else if (b->type.dtype == AN_BF16)
+		k_f32_to_bf16(ctx_pool(ctx), ctx->isa, (bfloat *)to, src, n);
+	else
+		memcpy(to, src, (size_t)n * sizeof *src);
+	return AN_OK;
+}
+
+const device_ops soft_device_ops = {
+    .name = "soft",
+    .open = soft_open,
+    .close = soft_close,
+    .supports = soft_supports,
+    .compile = soft_compile,
+    .free_executable = free_exe,
+    .alloc = soft_alloc,
+    .release = soft_release,
+    .map = soft_map,
+    .update_from_f32 = soft_update,
+    .submit = soft_submit,
+    .wait = soft_wait,
+};

@@ -1,0 +1,261 @@
+/* The software Neural Engine: one MIL function becomes a flat list of kernel calls.
+ *
+ *   lower.c  MIL operations -> nodes, each of which one kernel can run; composite operations
+ *            fall apart into several, views stay views
+ *   place.c  every value gets its place in memory; views are expressed by strides, what is
+ *            concatenated or returned is computed where it belongs, the rest is copied
+ *   fuse.c   chains of elementwise nodes, and the reductions they end in, become one group
+ *   code.c   the instructions of a group
+ *   emit.c   groups -> kernel calls
+ *   plan.c   offsets of everything that lives only during a call, in one block
+ *   run.c    addresses are filled in, kernels run
+ *   dump.c   the list as text
+ *
+ * soft.c shows the order.  Numerics are a profile: a row of a table that the stages ask. */
+#ifndef DEVICE_SOFT_SOFT_H
+#define DEVICE_SOFT_SOFT_H
+
+#include "device/device.h"
+#include "kernel/kernel.h"
+
+#include <assert.h>
+
+/* How values are computed.  Every stage reads these fields; none knows a profile by name. */
+typedef struct soft_profile {
+	const char *name, *summary;
+	k_precision precision; /* of products of fp16 operands; fp32 operands are always exact */
+	bool round_each;       /* every operation rounds to its type, also inside a fused chain; else
+				* only where a value is stored, and in an explicit cast */
+} soft_profile;
+const soft_profile *soft_profile_find(const char *name); /* NULL: unknown */
+
+/* ---- The lowered function --------------------------------------------------------- */
+
+/* One more than MIL's highest rank, so that a window or a repetition is a view. */
+enum { SOFT_RANK = EW_MAX_DIMS };
+
+/* Where a value's element [0,0,...] is, and how far apart its elements are along each axis.
+ * Strides and offset count elements of the value's type. */
+typedef struct soft_place {
+	int storage; /* -1: not placed */
+	int64_t offset;
+	int64_t stride[SOFT_RANK];
+} soft_place;
+
+typedef enum storage_kind { STORE_PORT, STORE_SCRATCH, STORE_CONST } storage_kind;
+
+/* A piece of memory: what is bound to a port, or a range of the scratch or constant block. */
+typedef struct soft_storage {
+	storage_kind kind;
+	int port; /* STORE_PORT: index among inputs, then outputs */
+	int64_t bytes;
+	int64_t offset;  /* in its block, bytes; set by plan.c */
+	int first, last; /* first and last kernel call that touches it; -1: none */
+} soft_storage;
+
+typedef struct soft_value {
+	const char *name;  /* MIL's, for dumps; NULL: not a value of the function */
+	const void *bytes; /* a literal's; NULL otherwise */
+	k_type type;
+	int rank;
+	int64_t dim[SOFT_RANK];
+	int def;                /* the node that computes it, -1: port or literal */
+	int root;               /* the value of whose memory this one is a view; set by place.c */
+	int nwriters, *writers; /* of a root: nodes that write it; set by fuse.c */
+	bool constant;          /* known at compile time */
+	bool port;              /* an input */
+	soft_place at;
+	soft_place wish; /* where it should be, if it has to be copied anyway */
+} soft_value;
+
+/* Axis i of a view steps through axis `axis[i]` of its operand (-1: none, the element is
+ * repeated) `step[i]` elements at a time, from element begin[] of the operand. */
+typedef struct soft_view {
+	int8_t axis[SOFT_RANK];
+	int64_t step[SOFT_RANK];
+	int64_t begin[SOFT_RANK]; /* by axis of the operand */
+} soft_view;
+
+typedef enum node_kind {
+	NODE_EW,      /* one instruction; operands broadcast as in NumPy */
+	NODE_REDUCE,  /* over the axes in mask; the result keeps them as 1 */
+	NODE_GEMM,    /* [batch, m, k] x [batch, k, n], batch axes broadcast */
+	NODE_SOFTMAX, /* along one axis */
+	NODE_ARG,     /* index of the largest or smallest along one axis, int32 */
+	NODE_COPY,    /* in[0] to out, which is a view defined before if `into` */
+	NODE_VIEW,    /* soft_view */
+	NODE_RESHAPE, /* the same elements in row-major order */
+	NODE_CONCAT   /* its parts are views of the result, in[0] of those defined by part[] */
+} node_kind;
+
+typedef struct soft_node {
+	node_kind kind;
+	int op; /* index of the MIL operation it comes from */
+	int nin, out;
+	int *in;
+	union {
+		struct {
+			uint8_t op;
+			bool integer, round16;
+			float imm, imm2;
+		} ew;
+		struct {
+			k_reduction how;
+			uint32_t mask;
+			bool integer;
+		} reduce;
+		struct {
+			int axis;
+			bool min;
+		} along; /* SOFTMAX, ARG */
+		struct {
+			bool into;
+		} copy;
+		soft_view view;
+		struct {
+			int axis;
+			bool interleave;
+		} concat;
+	} u;
+	/* fuse.c: */
+	int nbefore, *before; /* nodes that must run before this one */
+	int nafter, *after;   /* nodes that must run after it */
+	int group;            /* its first node; -1: a CONCAT, which is no work */
+	int next;             /* next node of its group, ascending; -1: last */
+} soft_node;
+
+/* Operands, instructions and registers of a group of elementwise nodes that may end in a
+ * reduction; code.c. */
+enum { CODE_INSTRS = 160 };
+typedef struct soft_code {
+	int rank; /* the index space: every node's, cut into common factors, without axes of 1 */
+	int64_t dim[SOFT_RANK];
+	int ninstr, noperands, nregs;
+	ew_instr instr[CODE_INSTRS];
+	struct {
+		int value; /* what is loaded or stored */
+		bool store;
+		int64_t stride[SOFT_RANK];
+	} operand[EW_MAX_OPERANDS];
+	bool integer;
+	int reduce;    /* the REDUCE node, -1: none */
+	int reg;       /* the register it reduces */
+	uint32_t mask; /* axes of the index space that it reduces */
+	int64_t out_stride[SOFT_RANK];
+} soft_code;
+
+/* ---- Kernel calls ----------------------------------------------------------------- */
+
+/* A place in memory that is known at run time: a port, or one of the blocks. */
+typedef struct soft_ref {
+	int base;       /* port index, or one of the two below counted from the number of ports */
+	int64_t offset; /* bytes */
+} soft_ref;
+enum { BASE_SCRATCH, BASE_CONST, BASE_BLOCKS };
+
+typedef enum call_kind { CALL_EWISE, CALL_REDUCE, CALL_GEMM, CALL_SOFTMAX, CALL_ARG, CALL_COPY } call_kind;
+
+typedef struct soft_call {
+	call_kind kind;
+	int op;        /* MIL operation of its last node */
+	int nodes;     /* how many nodes it does */
+	int64_t flops; /* contractions: 2*M*N*K */
+	int64_t bytes; /* read and written at least once */
+	int nrefs;
+	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, scratch */
+	int *storage;  /* of each ref */
+	union {
+		struct { /* EWISE, REDUCE: ref[i] belongs to operand[i]; REDUCE: out after them */
+			ew_program prog;
+			ew_operand *operand, out;
+			k_reduction how;
+			uint32_t mask;
+			int reg;
+		} ew;
+		struct {
+			k_gemm_args args;
+			const k_gemm_row *row;
+		} gemm;
+		struct { /* SOFTMAX, ARG, COPY */
+			int rank, axis;
+			int64_t dim[SOFT_RANK];
+			ew_operand x, y;
+			bool min;
+		} copy;
+	} u;
+} soft_call;
+
+/* What an executable keeps; everything but the constants is in its arena. */
+typedef struct soft_exe {
+	an_device *device;
+	int nports;
+	int ncalls, nearly; /* the first `nearly` calls were run when compiling ended */
+	soft_call *call;
+	size_t scratch;      /* bytes needed while running */
+	size_t values_bytes; /* bytes that what is in scratch would take side by side */
+	void *constants;
+	size_t constants_size;
+	void **base; /* nports + BASE_BLOCKS addresses, filled in by run.c */
+	/* kept for dumps and checks */
+	int nstorages;
+	soft_storage *storage;
+	const char **op_text; /* "matmul scores" by MIL operation */
+} soft_exe;
+
+typedef struct soft_device {
+	const soft_profile *profile;
+	void *scratch;
+	size_t scratch_size; /* shared: calls run one after the other */
+	void *stage;
+	size_t stage_size; /* outputs that are bound over inputs */
+	bool no_fusion;    /* for tests: every node is its own call */
+	an_status status;  /* of the last run */
+} soft_device;
+
+/* The lowered function while it is compiled; all of it lives in `tmp`. */
+typedef struct soft_fn {
+	an_ctx *ctx;
+	soft_device *dev;
+	const soft_profile *profile;
+	const an_function *f;
+	arena *tmp;
+	int op;   /* MIL operation being lowered */
+	bool oom; /* memory ran out while nodes were added */
+	int *map; /* MIL value -> soft value, -1: not there */
+	soft_value *values;
+	size_t nvalues, values_cap;
+	soft_node *nodes;
+	size_t nnodes, nodes_cap;
+	soft_storage *storages;
+	size_t nstorages, storages_cap;
+	int *outputs; /* soft value of each output of f */
+	int *order;
+	int norder; /* fuse.c: groups' first nodes in the order of execution */
+} soft_fn;
+
+/* lower.c */
+bool soft_supports(an_device *d, const an_function *f, const mil_op *op, const char **rule);
+an_status soft_lower(soft_fn *s);
+/* place.c */
+an_status soft_place_values(soft_fn *s);
+an_status soft_add_storage(soft_fn *s, storage_kind kind, int port, int64_t bytes, int *out);
+/* code.c */
+bool soft_fusable(const soft_node *n);
+/* The program of the nodes from `first` on through next, which count as one group.  false: they
+ * do not fit together, or need more registers or operands than there are. */
+bool soft_group_code(const soft_fn *s, int first, soft_code *code);
+/* fuse.c */
+an_status soft_fuse(soft_fn *s);
+/* emit.c */
+an_status soft_emit(soft_fn *s, soft_exe *e, arena *a);
+/* plan.c */
+an_status soft_plan(soft_fn *s, soft_exe *e, arena *a);
+/* run.c */
+void soft_run(an_device *d, soft_exe *e, int first, int end); /* calls [first, end) */
+an_status soft_submit(an_call *c);
+an_status soft_wait(an_call *c);
+an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want);
+/* dump.c */
+an_status soft_dump(const an_executable *e, str *out);
+
+#endif
