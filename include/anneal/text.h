@@ -65,6 +65,8 @@ typedef struct an_tokens an_tokens;
 AN_API an_status an_tokens_write(an_ctx *ctx, const char *path, const int32_t *ids, size_t n, int width /* 2 or 4 */);
 /* Every id must be below `vocab`; the first that is not is named with its place. */
 AN_API an_status an_tokens_open(an_ctx *ctx, const char *path, int width, int32_t vocab, an_tokens **out);
+/* Tokens in memory, of which this makes a copy. */
+AN_API an_status an_tokens_copy(an_ctx *ctx, const int32_t *ids, size_t n, int32_t vocab, an_tokens **out);
 AN_API void an_tokens_close(an_tokens *t);
 AN_API size_t an_tokens_count(const an_tokens *t);
 /* Tokens begin .. begin + n - 1, which must exist. */

@@ -1,4 +1,4 @@
-/* Token files. */
+/* Token files: little-endian whatever the machine is. */
 #include "anneal/text.h"
 #include "base/file.h"
 
@@ -77,6 +77,31 @@ an_status an_tokens_open(an_ctx *ctx, const char *path, int width, int32_t vocab
 	else
 		an_tokens_close(t);
 	return s;
+}
+
+an_status an_tokens_copy(an_ctx *ctx, const int32_t *ids, size_t n, int32_t vocab, an_tokens **out)
+{
+	*out = NULL;
+	size_t size;
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] < 0 || ids[i] >= vocab)
+			return fail(ctx, AN_USAGE, "token %zu is %d, but the vocabulary has %d tokens", i,
+				    ids[i], vocab);
+	if (__builtin_mul_overflow(n, sizeof *ids, &size))
+		return fail_memory(ctx, SIZE_MAX);
+	an_tokens *t = mem_zalloc(ctx, sizeof *t);
+	uint8_t *data = mem_alloc(ctx, size);
+	if (!t || !data) {
+		mem_free(ctx, t, sizeof *t);
+		mem_free(ctx, data, size);
+		return fail_memory(ctx, size);
+	}
+	for (size_t i = 0; i < n; i++)
+		for (int k = 0; k < 4; k++)
+			data[4 * i + (size_t)k] = (uint8_t)(ids[i] >> 8 * k);
+	*t = (an_tokens){ctx, {data, size, false}, 4, n};
+	*out = t;
+	return AN_OK;
 }
 
 void an_tokens_close(an_tokens *t)
