@@ -3,6 +3,7 @@
 #define ANNEAL_ANNEAL_H
 #include "anneal/base.h"
 #include "anneal/mil.h"
+#include "anneal/ane.h"
 #include "anneal/pass.h"
 #include "anneal/device.h"
 #include "anneal/text.h"

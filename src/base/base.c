@@ -18,7 +18,7 @@ const char *an_status_name(an_status s)
 {
 	static const char *const text[] = {
 #define X(name, words) [AN_##name] = words,
-		AN_STATUS_LIST(X)
+	    AN_STATUS_LIST(X)
 #undef X
 	};
 	return (unsigned)s < (unsigned)LENGTH(text) ? text[s] : "unknown status";
@@ -195,7 +195,7 @@ void mem_free(an_ctx *ctx, void *p, size_t size)
 /* Tensor blocks come from the same allocator; the pointer it gave stands just before the
  * aligned block. */
 #define TENSOR_ALIGN ((size_t)64)
-#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_PAGE    ((size_t)2 << 20)
 
 static size_t tensor_align(size_t size) { return size >= 2 * HUGE_PAGE ? HUGE_PAGE : TENSOR_ALIGN; }
 
@@ -408,6 +408,7 @@ half half_from_double(double d)
 double random_normal(uint64_t seed, uint64_t stream, uint64_t index)
 {
 	/* 1 - u is in (0, 1], so the logarithm is finite */
-	double u = 1.0 - random_uniform(seed, stream, 2 * index), v = random_uniform(seed, stream, 2 * index + 1);
+	double u = 1.0 - random_uniform(seed, stream, 2 * index),
+	       v = random_uniform(seed, stream, 2 * index + 1);
 	return sqrt(-2.0 * log(u)) * cos(6.283185307179586476925286766559 * v);
 }

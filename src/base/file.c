@@ -83,10 +83,10 @@ void file_close_view(an_ctx *ctx, file_view *v)
 struct file_out {
 	an_ctx *ctx;
 	int fd;
-	int error;      /* errno of the first failure */
+	int error; /* errno of the first failure */
 	uint64_t written;
-	size_t used;    /* of buffer */
-	size_t bytes;   /* of this block */
+	size_t used;            /* of buffer */
+	size_t bytes;           /* of this block */
 	char *path, *temporary; /* behind the buffer */
 	char buffer[1 << 16];
 };
@@ -193,8 +193,9 @@ an_status file_commit(file_out *f)
 	if (!f->error && rename(f->temporary, f->path) != 0)
 		f->error = errno;
 	if (f->error) {
-		an_status s = fail(f->ctx, AN_IO, "%s: writing failed: %s; what was there before is unchanged",
-		                   f->path, strerror(f->error));
+		an_status s =
+		    fail(f->ctx, AN_IO, "%s: writing failed: %s; what was there before is unchanged", f->path,
+			 strerror(f->error));
 		file_abandon(f);
 		return s;
 	}

@@ -5,7 +5,7 @@
 
 static const char *const isa_name[ISA_COUNT] = {
 #define X(name, text) [ISA_INDEX_##name] = text,
-	ISA_LIST(X)
+    ISA_LIST(X)
 #undef X
 };
 
@@ -14,7 +14,7 @@ static const char *const isa_name[ISA_COUNT] = {
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define BIT(word, n) ((word) >> (n) & 1)
+#define BIT(word, n) ((word) >> (n)&1)
 
 /* The extended state components the system saves on a task switch (XCR0). */
 static uint64_t saved_state(void)

@@ -18,8 +18,8 @@ typedef struct worker {
 
 struct pool {
 	an_ctx *ctx;
-	int threads;  /* with the caller */
-	int started;  /* threads that run, without the caller */
+	int threads; /* with the caller */
+	int started; /* threads that run, without the caller */
 	size_t bytes;
 	/* What to run.  Stable from the claim of an item to its end, because a run does not return
 	 * before all its items are done. */
@@ -83,7 +83,8 @@ static unsigned await_generation(pool *p, unsigned seen)
 {
 	unsigned g;
 	int64_t until = now() + SPIN_NANOSECONDS;
-	for (int spins = 1; (g = atomic_load_explicit(&p->generation, memory_order_acquire)) == seen; spins++) {
+	for (int spins = 1; (g = atomic_load_explicit(&p->generation, memory_order_acquire)) == seen;
+	     spins++) {
 		relax();
 		if (spins % 256 || now() < until)
 			continue;

@@ -97,12 +97,16 @@ static void random_draws_are_normal(void **state)
 		s4 += x * x * x * x;
 	}
 	assert_true(fabs(s1 / n) < 0.01 && fabs(s2 / n - 1) < 0.015 && fabs(s4 / n - 3) < 0.08);
-	assert_true(random_bits(1, 0, 0) != random_bits(1, 1, 0) && random_bits(1, 0, 0) != random_bits(2, 0, 0));
+	assert_true(random_bits(1, 0, 0) != random_bits(1, 1, 0) &&
+		    random_bits(1, 0, 0) != random_bits(2, 0, 0));
 }
 
 /* ---- Memory --------------------------------------------------------------------- */
 
-typedef struct budget { int64_t blocks, bytes; int left; } budget;
+typedef struct budget {
+	int64_t blocks, bytes;
+	int left;
+} budget;
 
 static void *counting_resize(void *user, void *p, size_t old_size, size_t new_size)
 {
@@ -268,15 +272,11 @@ static void isa_names_round_trip(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(half_to_float_is_exact),
-		cmocka_unit_test(half_rounds_to_nearest_even),
-		cmocka_unit_test(bfloat_rounds_to_nearest_even),
-		cmocka_unit_test(random_draws_are_normal),
-		cmocka_unit_test(every_allocation_may_fail),
-		cmocka_unit_test(arenas_rewind),
-		cmocka_unit_test(files_are_replaced_atomically),
-		cmocka_unit_test(every_item_runs_once),
-		cmocka_unit_test(isa_names_round_trip),
+	    cmocka_unit_test(half_to_float_is_exact),        cmocka_unit_test(half_rounds_to_nearest_even),
+	    cmocka_unit_test(bfloat_rounds_to_nearest_even), cmocka_unit_test(random_draws_are_normal),
+	    cmocka_unit_test(every_allocation_may_fail),     cmocka_unit_test(arenas_rewind),
+	    cmocka_unit_test(files_are_replaced_atomically), cmocka_unit_test(every_item_runs_once),
+	    cmocka_unit_test(isa_names_round_trip),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,38 @@
+/* What is known of Apple's Neural Engine, as data.
+ *
+ * Every figure comes from published measurements and names them; nothing here has been
+ * measured by this project on Apple hardware. */
+#ifndef ANNEAL_ANE_H
+#define ANNEAL_ANE_H
+
+#include "anneal/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One chip.  A program's time is modelled as
+ *   dispatch + max(conv_flops / conv_rate + matmul_flops / matmul_rate, bytes / bandwidth)
+ * with bytes those of its weights and surfaces. */
+typedef struct an_chip {
+	const char *name;     /* "m4" */
+	const char *family;   /* "h16g": the engine's own name */
+	double dispatch;      /* seconds from submission to completion of an empty program */
+	double conv_rate;     /* FLOP/s of deep programs of 1x1 convolutions by constants */
+	double matmul_rate;   /* FLOP/s of matmul with both operands computed or bound */
+	double bandwidth;     /* bytes/s at which weights and surfaces stream */
+	int32_t axis_limit;   /* longest axis of a tensor; 0: not known */
+	const char *evidence; /* who measured what */
+} an_chip;
+
+/* Chips by index, NULL after the last; by name, NULL if there is none. */
+AN_API const an_chip *an_chip_at(int i);
+AN_API const an_chip *an_chip_find(const char *name);
+
+/* The model above, in seconds.  A single dispatch; programs in sequence add up. */
+AN_API double an_chip_predict(const an_chip *c, double conv_flops, double matmul_flops, double bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
