@@ -132,7 +132,7 @@ void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, co
 /* Gathers columns: x[c][s] = table[token[s]][c], table fp32 [vocab][dim], x fp16 [dim][n]. */
 void k_embed(pool *p, uint32_t isa, half *x, const float *table, const int32_t *token, int64_t dim, int64_t n);
 /* Scatters: dtable[token[s]][c] += scale * dx[c][s], in order of s for every row. */
-void k_embed_grad(pool *p, float *dtable, const half *dx, const int32_t *token, int64_t dim, int64_t n, float scale);
+void k_embed_grad(pool *p, uint32_t isa, float *dtable, const half *dx, const int32_t *token, int64_t dim, int64_t n, float scale);
 
 /* Cross-entropy over columns of fp16 logits [vocab][n]: *loss_sum is the sum over s of
  * -log softmax(logits[:,s])[target[s]] in nats (fp64, fixed order); target < 0 is skipped.

@@ -1,0 +1,286 @@
+/* Elementwise programs and reductions: the index space is cut into tiles that fit the
+ * interpreter's registers; tiles are spread over threads. */
+#include "kernel/loops.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Index spaces ----------------------------------------------------------------- */
+
+static void swap_dims(ew_space *s, int a, int b)
+{
+	int64_t d = s->dim[a];
+	bool f = s->folded[a];
+	s->dim[a] = s->dim[b], s->dim[b] = d;
+	s->folded[a] = s->folded[b], s->folded[b] = f;
+	for (int o = 0; o < s->noperands; o++) {
+		int64_t t = s->stride[o][a];
+		s->stride[o][a] = s->stride[o][b], s->stride[o][b] = t;
+	}
+}
+
+static void remove_dim(ew_space *s, int at)
+{
+	for (; at + 1 < s->rank; at++)
+		swap_dims(s, at, at + 1);
+	s->rank--;
+}
+
+static void insert_unit_dim(ew_space *s)
+{
+	for (int d = s->rank++; d > 0; d--) {
+		s->dim[d] = s->dim[d - 1];
+		s->folded[d] = s->folded[d - 1];
+		for (int o = 0; o < s->noperands; o++)
+			s->stride[o][d] = s->stride[o][d - 1];
+	}
+	s->dim[0] = 1;
+	s->folded[0] = false;
+	for (int o = 0; o < s->noperands; o++)
+		s->stride[o][0] = 0;
+}
+
+/* Whether dims d and d + 1 are one for every operand. */
+static bool mergeable(const ew_space *s, int d)
+{
+	if (s->folded[d] != s->folded[d + 1])
+		return false;
+	for (int o = 0; o < s->noperands; o++)
+		if (s->stride[o][d] != s->stride[o][d + 1] * s->dim[d + 1])
+			return false;
+	return true;
+}
+
+/* Whether dim a should be inside dim b: operands decide in turn, the leading one first. */
+static bool belongs_inside(const ew_space *s, int a, int b, int lead)
+{
+	for (int i = 0; i < s->noperands; i++) {
+		int o = (lead + i) % s->noperands;
+		int64_t sa = llabs(s->stride[o][a]), sb = llabs(s->stride[o][b]);
+		if (sa && sb && sa != sb)
+			return sa < sb;
+	}
+	return false;
+}
+
+void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
+                const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit)
+{
+	s->rank = 0;
+	s->noperands = noperands;
+	for (int d = 0; d < rank; d++) {
+		if (dim[d] == 1)
+			continue;
+		s->dim[s->rank] = dim[d];
+		s->folded[s->rank] = mask >> d & 1;
+		for (int o = 0; o < noperands; o++)
+			s->stride[o][s->rank] = stride[o][d];
+		s->rank++;
+	}
+	for (int i = 1; i < s->rank; i++)
+		for (int j = i; j > 0 && belongs_inside(s, j - 1, j, lead); j--)
+			swap_dims(s, j - 1, j);
+	for (int d = s->rank - 2; d >= 0; d--)
+		if (mergeable(s, d)) {
+			s->dim[d + 1] *= s->dim[d];
+			remove_dim(s, d);
+		}
+	while (s->rank < 2)
+		insert_unit_dim(s);
+
+	int j = s->rank - 1, other = -1;
+	for (int o = 0; o < noperands && other < 0; o++)
+		if (s->stride[o][j] != 0 && s->stride[o][j] != 1)
+			for (int d = 0; d < j; d++)
+				if (s->stride[o][d] == 1)
+					other = d;
+	int width = limit;
+	if (other >= 0) {
+		for (int d = other; d < j - 1; d++)
+			swap_dims(s, d, d + 1);
+		width = 32;
+	} else if (!s->folded[j] && (s->folded[j - 1] || space_tiles(s, true) > 1)) {
+		width = s->dim[j] >= 256 ? 64 : 32; /* columns of a reduction: several pieces, whole lines */
+	}
+	if (s->folded[j] && !s->folded[j - 1])
+		width = MAX(width, EW_LANES);
+	for (int d = 0; d < s->rank; d++)
+		s->block[d] = 1;
+	s->block[j] = MAX(MIN(s->dim[j], width), 1);
+	s->block[j - 1] = MAX(MIN(s->dim[j - 1], limit / s->block[j]), 1);
+}
+
+int64_t space_tiles(const ew_space *s, bool folded)
+{
+	int64_t n = 1;
+	for (int d = 0; d < s->rank; d++)
+		if (s->folded[d] == folded)
+			n *= (s->dim[d] + s->block[d] - 1) / s->block[d];
+	return n;
+}
+
+void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t)
+{
+	for (int d = s->rank - 1; d >= 0; d--) {
+		if (s->folded[d] != folded)
+			continue;
+		int64_t count = (s->dim[d] + s->block[d] - 1) / s->block[d];
+		int64_t at = (count == 1 ? 0 : index % count) * s->block[d];
+		if (count > 1)
+			index /= count;
+		if (d == s->rank - 1)
+			t->nj = (int)MIN(s->block[d], s->dim[d] - at);
+		else if (d == s->rank - 2)
+			t->ni = (int)MIN(s->block[d], s->dim[d] - at);
+		if (at)
+			for (int o = 0; o < s->noperands; o++)
+				t->offset[o] += at * s->stride[o][d];
+	}
+}
+
+/* ---- Programs --------------------------------------------------------------------- */
+
+typedef struct ew_job {
+	const ew_program *prog;
+	const k_loops *loops;
+	ew_space space;
+	/* reductions */
+	int reg;
+	k_reduction how;
+	const ew_operand *out; /* operand number prog->noperands of the space */
+	int64_t count;
+} ew_job;
+
+static bool is_empty(const ew_program *p)
+{
+	for (int d = 0; d < p->rank; d++)
+		if (p->dim[d] == 0)
+			return true;
+	return false;
+}
+
+/* The operand to walk along: the first that is stored, else the first that covers the most dims. */
+static int leading_operand(const ew_program *p)
+{
+	for (int i = 0; i < p->ninstr; i++)
+		if (p->instr[i].op == EW_STORE)
+			return p->instr[i].dst;
+	int best = 0, most = -1;
+	for (int o = 0; o < p->noperands; o++) {
+		int covered = 0;
+		for (int d = 0; d < p->rank; d++)
+			covered += p->operand[o].stride[d] != 0 && p->dim[d] > 1;
+		if (covered > most) {
+			most = covered;
+			best = o;
+		}
+	}
+	return best;
+}
+
+static void start_tile(const ew_space *s, ew_tile *t)
+{
+	for (int o = 0; o < s->noperands; o++) {
+		t->si[o] = s->stride[o][s->rank - 2];
+		t->sj[o] = s->stride[o][s->rank - 1];
+	}
+}
+
+static void ewise_piece(void *arg, int64_t first, int64_t last)
+{
+	const ew_job *job = arg;
+	const ew_space *s = &job->space;
+	_Alignas(64) ew_register reg[EW_MAX_REGS];
+	memset(reg, 0, sizeof *reg * (size_t)job->prog->nregs);
+	ew_tile t;
+	start_tile(s, &t);
+	for (int64_t i = first; i < last; i++) {
+		memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
+		space_at(s, false, i, &t);
+		job->loops->run(job->prog, &t, reg);
+	}
+}
+
+void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
+{
+	assert(prog->rank <= EW_MAX_DIMS && prog->nregs <= EW_MAX_REGS && prog->noperands <= EW_MAX_OPERANDS);
+	if (is_empty(prog))
+		return;
+	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS];
+	for (int o = 0; o < prog->noperands; o++)
+		memcpy(stride[o], prog->operand[o].stride, sizeof stride[o]);
+	ew_job job = {.prog = prog, .loops = loops_for(isa)};
+	space_make(&job.space, prog->rank, prog->dim, 0, prog->noperands, stride, leading_operand(prog), EW_BLOCK);
+	run_pieces(p, space_tiles(&job.space, false), EW_BLOCK, ewise_piece, &job);
+}
+
+/* ---- Reductions ------------------------------------------------------------------- */
+
+static void reduce_piece(void *arg, int64_t first, int64_t last)
+{
+	const ew_job *job = arg;
+	const ew_space *s = &job->space;
+	const ew_program *prog = job->prog;
+	const int out = prog->noperands;
+	const bool fold_i = s->folded[s->rank - 2], fold_j = s->folded[s->rank - 1];
+	const int64_t steps = space_tiles(s, true);
+	_Alignas(64) ew_register reg[EW_MAX_REGS];
+	_Alignas(64) float acc[EW_BLOCK];
+	memset(reg, 0, sizeof *reg * (size_t)prog->nregs);
+	ew_tile t;
+	start_tile(s, &t);
+	for (int64_t i = first; i < last; i++) {
+		int64_t at[EW_MAX_OPERANDS] = {0};
+		for (int64_t r = 0; r < steps; r++) {
+			if (r == 0) {
+				memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
+				space_at(s, false, i, &t);
+				memcpy(at, t.offset, sizeof *at * (size_t)s->noperands);
+			} else {
+				memcpy(t.offset, at, sizeof *at * (size_t)s->noperands);
+			}
+			space_at(s, true, r, &t);
+			job->loops->run(prog, &t, reg);
+			job->loops->fold(acc, reg[job->reg], t.ni, t.nj, fold_i, fold_j, job->how, prog->integer, r == 0);
+		}
+		int ni = fold_i ? 1 : t.ni, nj = fold_j ? 1 : t.nj;
+		if (!prog->integer)
+			job->loops->finish(acc, ni * nj, job->how, job->count);
+		/* one instruction that stores acc: converts as programs do */
+		ew_operand o = *job->out;
+		ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};
+		ew_program tail = {.ninstr = 1, .noperands = 1, .nregs = 1, .instr = &store, .operand = &o,
+		                   .integer = prog->integer};
+		ew_tile last_tile = {.ni = ni, .nj = nj};
+		last_tile.offset[0] = at[out];
+		last_tile.si[0] = t.si[out];
+		last_tile.sj[0] = t.sj[out];
+		job->loops->run(&tail, &last_tile, &acc);
+	}
+}
+
+void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
+              const ew_operand *out)
+{
+	assert(prog->noperands < EW_MAX_OPERANDS && reg < prog->nregs && prog->nregs <= EW_MAX_REGS);
+	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS] = {{0}};
+	int64_t count = 1, total = 1;
+	for (int o = 0; o < prog->noperands; o++)
+		memcpy(stride[o], prog->operand[o].stride, sizeof stride[o]);
+	for (int d = 0; d < prog->rank; d++) {
+		total *= prog->dim[d];
+		if (mask >> d & 1)
+			count *= prog->dim[d];
+		else
+			stride[prog->noperands][d] = out->stride[d];
+	}
+	if (!total) {
+		return;
+	}
+	ew_job job = {.prog = prog, .loops = loops_for(isa), .reg = reg, .how = how, .out = out, .count = count};
+	space_make(&job.space, prog->rank, prog->dim, mask, prog->noperands + 1, (const int64_t(*)[EW_MAX_DIMS])stride,
+	           leading_operand(prog), EW_BLOCK);
+	int64_t pieces = space_tiles(&job.space, false);
+	run_pieces(p, pieces, total / pieces, reduce_piece, &job);
+}

@@ -1,0 +1,563 @@
+/* The interpreter of elementwise programs for one instruction set; see loops.h.
+ *
+ * Every instruction is a loop over whole registers, rounded up to a multiple of EW_LANES, so
+ * that it is vector code without a tail; what lies beyond the tile is computed and not used.
+ * A loop may read and write the same register: element i depends on elements i only. */
+
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+/* ---- Conversion ------------------------------------------------------------------- */
+
+#if defined(__AVX512F__)
+static inline void widen_f16(float *d, const half *s, int n)
+{
+	int i = 0;
+	for (; i + 16 <= n; i += 16)
+		_mm512_storeu_ps(d + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(s + i))));
+	if (i < n) {
+		__mmask16 m = (__mmask16)((1u << (n - i)) - 1);
+		_mm512_mask_storeu_ps(d + i, m, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, s + i)));
+	}
+}
+static inline void narrow_f16(half *d, const float *s, int n)
+{
+	int i = 0;
+	for (; i + 16 <= n; i += 16)
+		_mm256_storeu_si256((__m256i *)(d + i), _mm512_cvtps_ph(_mm512_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
+	if (i < n) {
+		__mmask16 m = (__mmask16)((1u << (n - i)) - 1);
+		_mm256_mask_storeu_epi16(d + i, m, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(m, s + i), _MM_FROUND_TO_NEAREST_INT));
+	}
+}
+#elif defined(__AVX2__)
+static inline void widen_f16(float *d, const half *s, int n)
+{
+	int i = 0;
+	for (; i + 8 <= n; i += 8)
+		_mm256_storeu_ps(d + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(s + i))));
+	for (; i < n; i++)
+		d[i] = _cvtsh_ss(s[i]);
+}
+static inline void narrow_f16(half *d, const float *s, int n)
+{
+	int i = 0;
+	for (; i + 8 <= n; i += 8)
+		_mm_storeu_si128((__m128i *)(d + i), _mm256_cvtps_ph(_mm256_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
+	for (; i < n; i++)
+		d[i] = (half)_cvtss_sh(s[i], _MM_FROUND_TO_NEAREST_INT);
+}
+#else
+static inline void widen_f16(float *d, const half *s, int n)
+{
+	INDEPENDENT
+	for (int i = 0; i < n; i++) {
+		/* the exponent moves by 112; 2^112 does that for subnormals too. Signalling NaNs turn
+		 * quiet, as they do in hardware. */
+		uint32_t h = s[i], m = (h & 0x7fff) << 13, special = h & 0x7c00;
+		float f = bits_float(m) * 0x1p112f;
+		uint32_t top = 0x7f800000 | m | ((h & 0x3ff) ? 0x400000u : 0u);
+		d[i] = bits_float((special == 0x7c00 ? top : float_bits(f)) | (h & 0x8000) << 16);
+	}
+}
+static inline void narrow_f16(half *d, const float *s, int n)
+{
+	INDEPENDENT
+	for (int i = 0; i < n; i++) {
+		uint32_t u = float_bits(s[i]), a = u & 0x7fffffff;
+		/* below 2^-14: adding 1/2 leaves the wanted bits at the end; else round the 13 bits away */
+		uint32_t small = float_bits(bits_float(a) + 0.5f) - 0x3f000000;
+		uint32_t normal = (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13;
+		uint32_t h = a < 0x38800000 ? small : normal;
+		h = a >= 0x477ff000 ? 0x7c00 : h;
+		h = a > 0x7f800000 ? (0x7e00 | (a >> 13 & 0x3ff)) : h;
+		d[i] = (half)(h | (u >> 16 & 0x8000));
+	}
+}
+#endif
+
+static inline float widen_bf16(bfloat b) { return bits_float((uint32_t)b << 16); }
+static inline bfloat narrow_bf16(float f)
+{
+	uint32_t u = float_bits(f), r = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+	return (bfloat)((u & 0x7fffffff) > 0x7f800000 ? u >> 16 | 0x40 : r);
+}
+
+/* Toward zero, saturating; NaN gives 0. */
+static inline int64_t to_integer(float x, int64_t lo, int64_t hi)
+{
+	return x != x ? 0 : x <= (float)lo ? lo : x >= (float)hi ? hi : (int64_t)x;
+}
+static inline int64_t clamp_integer(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+
+#define EACH for (int i = 0; i < n; i++)
+/* Elements with a stride: once with the constant 1, for vector code. */
+#define STRIDED(expr)                                                              \
+	do {                                                                       \
+		if (s == 1) {                                                      \
+			INDEPENDENT                                                \
+			for (int i = 0; i < n; i++) {                              \
+				const int64_t at = i;                              \
+				expr;                                              \
+			}                                                          \
+		} else {                                                           \
+			for (int i = 0; i < n; i++) {                              \
+				const int64_t at = i * s;                          \
+				expr;                                              \
+			}                                                          \
+		}                                                                  \
+	} while (0)
+
+static void load_floats(float *d, const void *src, k_type type, int64_t s, int n)
+{
+	switch (type) {
+	case K_F16:
+		if (s == 1) {
+			widen_f16(d, src, n);
+		} else {
+			half h[EW_BLOCK];
+			for (int i = 0; i < n; i++)
+				h[i] = ((const half *)src)[i * s];
+			widen_f16(d, h, n);
+		}
+		break;
+	case K_F32: STRIDED(d[i] = ((const float *)src)[at]); break;
+	case K_BF16: STRIDED(d[i] = widen_bf16(((const bfloat *)src)[at])); break;
+	case K_I8: STRIDED(d[i] = (float)((const int8_t *)src)[at]); break;
+	case K_U8: STRIDED(d[i] = (float)((const uint8_t *)src)[at]); break;
+	case K_I16: STRIDED(d[i] = (float)((const int16_t *)src)[at]); break;
+	case K_U16: STRIDED(d[i] = (float)((const uint16_t *)src)[at]); break;
+	case K_I32: STRIDED(d[i] = (float)((const int32_t *)src)[at]); break;
+	case K_U32: STRIDED(d[i] = (float)((const uint32_t *)src)[at]); break;
+	case K_BOOL: STRIDED(d[i] = ((const uint8_t *)src)[at] ? 1.0f : 0.0f); break;
+	case K_TYPE_COUNT: break;
+	}
+}
+
+static void store_floats(void *dst, k_type type, int64_t s, const float *x, int n)
+{
+	switch (type) {
+	case K_F16:
+		if (s == 1) {
+			narrow_f16(dst, x, n);
+		} else {
+			half h[EW_BLOCK];
+			narrow_f16(h, x, n);
+			for (int i = 0; i < n; i++)
+				((half *)dst)[i * s] = h[i];
+		}
+		break;
+	case K_F32: STRIDED(((float *)dst)[at] = x[i]); break;
+	case K_BF16: STRIDED(((bfloat *)dst)[at] = narrow_bf16(x[i])); break;
+	case K_I8: STRIDED(((int8_t *)dst)[at] = (int8_t)to_integer(x[i], INT8_MIN, INT8_MAX)); break;
+	case K_U8: STRIDED(((uint8_t *)dst)[at] = (uint8_t)to_integer(x[i], 0, UINT8_MAX)); break;
+	case K_I16: STRIDED(((int16_t *)dst)[at] = (int16_t)to_integer(x[i], INT16_MIN, INT16_MAX)); break;
+	case K_U16: STRIDED(((uint16_t *)dst)[at] = (uint16_t)to_integer(x[i], 0, UINT16_MAX)); break;
+	case K_I32: STRIDED(((int32_t *)dst)[at] = (int32_t)to_integer(x[i], INT32_MIN, INT32_MAX)); break;
+	case K_U32: STRIDED(((uint32_t *)dst)[at] = (uint32_t)to_integer(x[i], 0, UINT32_MAX)); break;
+	case K_BOOL: STRIDED(((uint8_t *)dst)[at] = x[i] != 0); break;
+	case K_TYPE_COUNT: break;
+	}
+}
+
+/* The same for integer programs: registers hold int32. */
+static void load_ints(int32_t *d, const void *src, k_type type, int64_t s, int n)
+{
+	switch (type) {
+	case K_I8: STRIDED(d[i] = ((const int8_t *)src)[at]); break;
+	case K_U8: STRIDED(d[i] = ((const uint8_t *)src)[at]); break;
+	case K_I16: STRIDED(d[i] = ((const int16_t *)src)[at]); break;
+	case K_U16: STRIDED(d[i] = ((const uint16_t *)src)[at]); break;
+	case K_I32: case K_U32: STRIDED(d[i] = ((const int32_t *)src)[at]); break;
+	case K_BOOL: STRIDED(d[i] = ((const uint8_t *)src)[at] != 0); break;
+	case K_F16: case K_F32: case K_BF16: {
+		float f[EW_BLOCK];
+		load_floats(f, src, type, s, n);
+		EACH d[i] = (int32_t)to_integer(f[i], INT32_MIN, INT32_MAX);
+		break;
+	}
+	case K_TYPE_COUNT: break;
+	}
+}
+
+static void store_ints(void *dst, k_type type, int64_t s, const int32_t *x, int n)
+{
+	switch (type) {
+	case K_I8: STRIDED(((int8_t *)dst)[at] = (int8_t)clamp_integer(x[i], INT8_MIN, INT8_MAX)); break;
+	case K_U8: STRIDED(((uint8_t *)dst)[at] = (uint8_t)clamp_integer(x[i], 0, UINT8_MAX)); break;
+	case K_I16: STRIDED(((int16_t *)dst)[at] = (int16_t)clamp_integer(x[i], INT16_MIN, INT16_MAX)); break;
+	case K_U16: STRIDED(((uint16_t *)dst)[at] = (uint16_t)clamp_integer(x[i], 0, UINT16_MAX)); break;
+	case K_I32: case K_U32: STRIDED(((int32_t *)dst)[at] = x[i]); break;
+	case K_BOOL: STRIDED(((uint8_t *)dst)[at] = x[i] != 0); break;
+	case K_F16: case K_F32: case K_BF16: {
+		float f[EW_BLOCK];
+		EACH f[i] = (float)x[i];
+		store_floats(dst, type, s, f, n);
+		break;
+	}
+	case K_TYPE_COUNT: break;
+	}
+}
+
+/* ---- Operands --------------------------------------------------------------------- */
+
+/* dst[n][m] = src[m][n]; both small and in the first-level cache */
+static void transpose_words(uint32_t *restrict dst, const uint32_t *restrict src, int m, int n)
+{
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < m; j++)
+			dst[i * m + j] = src[j * n + i];
+}
+
+static void load_operand(void *reg, const ew_operand *o, const ew_tile *t, int index, bool integer)
+{
+	const int64_t si = t->si[index], sj = t->sj[index];
+	const int ni = t->ni, nj = t->nj, size = (int)k_type_size(o->type);
+	const char *base = (const char *)o->data + t->offset[index] * size;
+	uint32_t *r = reg;
+	if (sj == 0) { /* one element per row */
+		uint32_t v[EW_BLOCK];
+		int rows = si == 0 ? 1 : ni;
+		if (integer)
+			load_ints((int32_t *)v, base, o->type, si, rows);
+		else
+			load_floats((float *)v, base, o->type, si, rows);
+		for (int i = 0; i < ni; i++) {
+			uint32_t x = v[si == 0 ? 0 : i];
+			for (int j = 0; j < nj; j++)
+				r[i * nj + j] = x;
+		}
+		return;
+	}
+	uint32_t across[EW_BLOCK];
+	bool turned = sj != 1 && si == 1 && ni > 1;
+	int lines = turned ? nj : ni, length = turned ? ni : nj;
+	int64_t step = turned ? sj : si, stride = turned ? 1 : sj;
+	uint32_t *to = turned ? across : r;
+	for (int i = 0; i < lines; i++) {
+		if (i > 0 && step == 0) {
+			memcpy(to + i * length, to, (size_t)length * 4);
+			continue;
+		}
+		const char *from = base + i * step * size;
+		if (integer)
+			load_ints((int32_t *)to + i * length, from, o->type, stride, length);
+		else
+			load_floats((float *)to + i * length, from, o->type, stride, length);
+	}
+	if (turned)
+		transpose_words(r, across, nj, ni);
+}
+
+static void store_operand(const void *reg, const ew_operand *o, const ew_tile *t, int index, bool integer)
+{
+	const int64_t si = t->si[index], sj = t->sj[index];
+	const int ni = t->ni, nj = t->nj, size = (int)k_type_size(o->type);
+	char *base = (char *)o->data + t->offset[index] * size;
+	const uint32_t *from = reg;
+	uint32_t across[EW_BLOCK];
+	bool turned = sj != 1 && si == 1 && ni > 1;
+	int lines = turned ? nj : ni, length = turned ? ni : nj;
+	int64_t step = turned ? sj : si, stride = turned ? 1 : sj;
+	if (turned) {
+		transpose_words(across, from, ni, nj);
+		from = across;
+	} else if (sj == 1 && si == nj) {
+		lines = 1; /* rows follow one another */
+		length = ni * nj;
+	}
+	for (int i = 0; i < lines; i++) {
+		if (integer)
+			store_ints(base + i * step * size, o->type, stride, (const int32_t *)from + i * length, length);
+		else
+			store_floats(base + i * step * size, o->type, stride, (const float *)from + i * length, length);
+	}
+}
+
+/* ---- Instructions ----------------------------------------------------------------- */
+
+#define LOOP(expr)                                                                 \
+	do {                                                                       \
+		INDEPENDENT                                                        \
+		for (int i = 0; i < n; i++)                                        \
+			d[i] = (expr);                                             \
+	} while (0)
+
+/* Arguments beyond TRIG_LIMIT, in double; rare, so one by one. */
+static void trig_large(float *d, const float *a, int n, double (*fn)(double))
+{
+	for (int i = 0; i < n; i++)
+		if (fabsf(a[i]) >= TRIG_LIMIT && fabsf(a[i]) < INFINITY)
+			d[i] = (float)fn((double)a[i]);
+}
+static bool any_large(const float *a, int n)
+{
+	int large = 0;
+	for (int i = 0; i < n; i++)
+		large |= fabsf(a[i]) >= TRIG_LIMIT;
+	return large;
+}
+
+/* Like Python's %: the result has the sign of b. */
+static float modulo_f(float a, float b)
+{
+	float r = fmodf(a, b);
+	return r == 0 ? copysignf(0, b) : (r < 0) != (b < 0) ? r + b : r;
+}
+
+/* NaN on either side gives NaN. */
+static inline float max_f(float a, float b) { return pick((a > b) | (a != a), a, b); }
+static inline float min_f(float a, float b) { return pick((a < b) | (a != a), a, b); }
+
+static void step_floats(const ew_instr *x, float *d, const float *a, const float *b, const float *c, int n)
+{
+	const float imm = x->imm, imm2 = x->imm2;
+	switch ((ew_op)x->op) {
+	case EW_IMM: LOOP(imm); break;
+	case EW_ADD: LOOP(a[i] + b[i]); break;
+	case EW_SUB: LOOP(a[i] - b[i]); break;
+	case EW_MUL: LOOP(a[i] * b[i]); break;
+	case EW_DIV: LOOP(a[i] / b[i]); break;
+	case EW_FLOOR_DIV: LOOP(floorf(a[i] / b[i])); break;
+	case EW_MOD: LOOP(modulo_f(a[i], b[i])); break;
+	case EW_POW: LOOP(pow_f(a[i], b[i])); break;
+	case EW_MAX: LOOP(max_f(a[i], b[i])); break;
+	case EW_MIN: LOOP(min_f(a[i], b[i])); break;
+	case EW_EQ: LOOP(pick(a[i] == b[i], 1.0f, 0.0f)); break;
+	case EW_NE: LOOP(pick(a[i] != b[i], 1.0f, 0.0f)); break;
+	case EW_LT: LOOP(pick(a[i] < b[i], 1.0f, 0.0f)); break;
+	case EW_LE: LOOP(pick(a[i] <= b[i], 1.0f, 0.0f)); break;
+	case EW_GT: LOOP(pick(a[i] > b[i], 1.0f, 0.0f)); break;
+	case EW_GE: LOOP(pick(a[i] >= b[i], 1.0f, 0.0f)); break;
+	case EW_SELECT: LOOP(pick(a[i] != 0, b[i], c[i])); break;
+	case EW_MOV: LOOP(a[i]); break;
+	case EW_ABS: LOOP(fabsf(a[i])); break;
+	case EW_NEG: LOOP(-a[i]); break;
+	case EW_SIGN: LOOP(pick(a[i] != a[i], a[i], pick(a[i] > 0, 1.0f, pick(a[i] < 0, -1.0f, 0.0f)))); break;
+	case EW_SQUARE: LOOP(a[i] * a[i]); break;
+	case EW_SQRT: LOOP(sqrtf(a[i])); break;
+	case EW_RSQRT: LOOP(1 / sqrtf(a[i] + imm)); break;
+	case EW_INV: LOOP(1 / (a[i] + imm)); break;
+	case EW_EXP: LOOP(exp_f(a[i])); break;
+	case EW_EXP2: LOOP(exp2_f(a[i])); break;
+	case EW_LOG: LOOP(log_f(a[i] + imm)); break;
+	case EW_SIN:
+	case EW_COS: {
+		float kept[EW_BLOCK]; /* d may be a */
+		bool large = any_large(a, n);
+		if (large)
+			memcpy(kept, a, sizeof *kept * (size_t)n);
+		if (x->op == EW_SIN)
+			LOOP(sin_f(a[i]));
+		else
+			LOOP(cos_f(a[i]));
+		if (large)
+			trig_large(d, kept, n, x->op == EW_SIN ? sin : cos);
+		break;
+	}
+	case EW_ERF: LOOP(erf_f(a[i])); break;
+	case EW_FLOOR: LOOP(floorf(a[i])); break;
+	case EW_CEIL: LOOP(ceilf(a[i])); break;
+	case EW_ROUND: LOOP(rintf(a[i])); break;
+	case EW_TRUNC: LOOP(truncf(a[i])); break;
+	case EW_RELU: LOOP(pick(a[i] < 0, 0.0f, a[i])); break;
+	case EW_LEAKY_RELU: LOOP(pick(a[i] < 0, imm * a[i], a[i])); break;
+	case EW_ELU: LOOP(pick(a[i] < 0, imm * expm1_f(a[i]), a[i])); break;
+	case EW_CLIP: LOOP(pick(a[i] < imm, imm, pick(a[i] > imm2, imm2, a[i]))); break;
+	case EW_SIGMOID: LOOP(sigmoid_f(a[i])); break;
+	case EW_TANH: LOOP(tanh_f(a[i])); break;
+	case EW_SILU: LOOP(a[i] * sigmoid_f(a[i])); break;
+	case EW_GELU: LOOP(gelu_f(a[i])); break;
+	case EW_GELU_TANH: LOOP(gelu_tanh_f(a[i])); break;
+	case EW_GELU_SIGMOID: LOOP(a[i] * sigmoid_f(1.702f * a[i])); break;
+	case EW_SOFTPLUS: LOOP(pick(a[i] < 0, 0.0f, a[i]) + log1p_f(exp_f(-fabsf(a[i])))); break;
+	case EW_SOFTSIGN: LOOP(a[i] / (1 + fabsf(a[i]))); break;
+	case EW_LOAD: case EW_STORE: case EW_OP_COUNT: break;
+	}
+}
+
+/* Two's complement wraps; division by zero gives 0, as there is no better int. */
+static inline int32_t floor_div_i(int32_t a, int32_t b)
+{
+	if (b == 0)
+		return 0;
+	int64_t q = (int64_t)a / b;
+	return (int32_t)(q - ((int64_t)a % b != 0 && (a < 0) != (b < 0)));
+}
+static inline int32_t modulo_i(int32_t a, int32_t b)
+{
+	return b == 0 ? 0 : (int32_t)((int64_t)a - (int64_t)floor_div_i(a, b) * b);
+}
+
+static void step_ints(const ew_instr *x, int32_t *d, const int32_t *a, const int32_t *b, const int32_t *c, int n)
+{
+	const int32_t imm = (int32_t)to_integer(x->imm, INT32_MIN, INT32_MAX);
+#define U(v) ((uint32_t)(v))
+	switch ((ew_op)x->op) {
+	case EW_IMM: LOOP(imm); break;
+	case EW_ADD: LOOP((int32_t)(U(a[i]) + U(b[i]))); break;
+	case EW_SUB: LOOP((int32_t)(U(a[i]) - U(b[i]))); break;
+	case EW_MUL: LOOP((int32_t)(U(a[i]) * U(b[i]))); break;
+	case EW_DIV: LOOP(b[i] ? (int32_t)((int64_t)a[i] / b[i]) : 0); break;
+	case EW_FLOOR_DIV: LOOP(floor_div_i(a[i], b[i])); break;
+	case EW_MOD: LOOP(modulo_i(a[i], b[i])); break;
+	case EW_MAX: LOOP(MAX(a[i], b[i])); break;
+	case EW_MIN: LOOP(MIN(a[i], b[i])); break;
+	case EW_EQ: LOOP(a[i] == b[i]); break;
+	case EW_NE: LOOP(a[i] != b[i]); break;
+	case EW_LT: LOOP(a[i] < b[i]); break;
+	case EW_LE: LOOP(a[i] <= b[i]); break;
+	case EW_GT: LOOP(a[i] > b[i]); break;
+	case EW_GE: LOOP(a[i] >= b[i]); break;
+	case EW_SELECT: LOOP(a[i] ? b[i] : c[i]); break;
+	case EW_ABS: LOOP(a[i] < 0 ? (int32_t)(0 - U(a[i])) : a[i]); break;
+	case EW_NEG: LOOP((int32_t)(0 - U(a[i]))); break;
+	case EW_SIGN: LOOP((a[i] > 0) - (a[i] < 0)); break;
+	case EW_SQUARE: LOOP((int32_t)(U(a[i]) * U(a[i]))); break;
+	case EW_RELU: LOOP(MAX(a[i], 0)); break;
+	case EW_CLIP: {
+		int32_t hi = (int32_t)to_integer(x->imm2, INT32_MIN, INT32_MAX);
+		LOOP(a[i] < imm ? imm : a[i] > hi ? hi : a[i]);
+		break;
+	}
+	default: LOOP(a[i]); break; /* MOV; the rest is the identity on integers or not asked for */
+	}
+#undef U
+}
+
+static void round16(float *d, int n)
+{
+	half h[EW_BLOCK];
+	narrow_f16(h, d, n);
+	widen_f16(d, h, n);
+}
+
+static void run(const ew_program *p, const ew_tile *t, ew_register *reg)
+{
+	const int n = (t->ni * t->nj + EW_LANES - 1) & -EW_LANES;
+	for (const ew_instr *x = p->instr; x < p->instr + p->ninstr; x++) {
+		if (x->op == EW_STORE) {
+			store_operand(reg[x->a], &p->operand[x->dst], t, x->dst, p->integer);
+			continue;
+		}
+		float *d = reg[x->dst];
+		if (x->op == EW_LOAD) {
+			load_operand(d, &p->operand[x->a], t, x->a, p->integer);
+			continue;
+		}
+		if (p->integer) {
+			step_ints(x, (int32_t *)d, (int32_t *)reg[x->a], (int32_t *)reg[x->b], (int32_t *)reg[x->c], n);
+			continue;
+		}
+		step_floats(x, d, reg[x->a], reg[x->b], reg[x->c], n);
+		if (x->round16)
+			round16(d, n);
+	}
+}
+
+/* ---- Reductions ------------------------------------------------------------------- */
+
+/* a and x become one value; written out per kind so that the loops around it stay tight */
+static inline float combine(float a, float x, k_reduction how)
+{
+	return how == K_MAX ? max_f(a, x) : how == K_MIN ? min_f(a, x) : a + x;
+}
+static inline int32_t combine_int(int32_t a, int32_t x, k_reduction how)
+{
+	return how == K_MAX ? MAX(a, x) : how == K_MIN ? MIN(a, x) : (int32_t)((uint32_t)a + (uint32_t)x);
+}
+
+/* One row: lanes, then halves. */
+static inline float fold_row(const float *x, int n, k_reduction how)
+{
+	float lane[EW_LANES];
+	int lanes = MIN(n, EW_LANES), i = EW_LANES;
+	for (int l = 0; l < EW_LANES; l++)
+		lane[l] = l < lanes ? x[l] : how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
+	for (; i + EW_LANES <= n; i += EW_LANES)
+		for (int l = 0; l < EW_LANES; l++)
+			lane[l] = combine(lane[l], x[i + l], how);
+	for (int l = 0; i + l < n; l++)
+		lane[l] = combine(lane[l], x[i + l], how);
+	for (int h = EW_LANES / 2; h; h /= 2)
+		for (int l = 0; l < h; l++)
+			lane[l] = combine(lane[l], lane[l + h], how);
+	return lane[0];
+}
+
+static inline void fold_kind(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
+                             bool first)
+{
+	float part[EW_BLOCK];
+	int n = fold_j ? 1 : nj;
+	for (int i = 0; i < ni; i++) {
+		const float *row = x + i * nj;
+		float *to = part + (fold_i ? 0 : i * n);
+		if (fold_j) {
+			float v = fold_row(row, nj, how);
+			*to = i && fold_i ? combine(*to, v, how) : v;
+		} else if (i && fold_i) {
+			INDEPENDENT
+			for (int j = 0; j < nj; j++)
+				to[j] = combine(to[j], row[j], how);
+		} else {
+			memcpy(to, row, sizeof *to * (size_t)nj);
+		}
+	}
+	if (!fold_i)
+		n *= ni;
+	if (first) {
+		memcpy(acc, part, sizeof *acc * (size_t)n);
+		return;
+	}
+	INDEPENDENT
+	for (int j = 0; j < n; j++)
+		acc[j] = combine(acc[j], part[j], how);
+}
+
+static void fold_ints(int32_t *acc, const int32_t *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
+                      bool first)
+{
+	/* order does not matter: the sum wraps */
+	int n = fold_j ? 1 : nj;
+	for (int i = 0; i < ni; i++)
+		for (int j = 0; j < nj; j++) {
+			int32_t *to = acc + (fold_i ? 0 : i * n) + (fold_j ? 0 : j), v = x[i * nj + j];
+			if (how == K_SUM_SQUARE || how == K_L2)
+				v = (int32_t)((uint32_t)v * (uint32_t)v);
+			bool begin = first && (!fold_i || i == 0) && (!fold_j || j == 0);
+			*to = begin ? v : combine_int(*to, v, how);
+		}
+}
+
+static void fold(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how, bool integer,
+                 bool first)
+{
+	if (integer) {
+		fold_ints((int32_t *)acc, (const int32_t *)x, ni, nj, fold_i, fold_j, how, first);
+		return;
+	}
+	float squares[EW_BLOCK];
+	switch (how) {
+	case K_MAX: fold_kind(acc, x, ni, nj, fold_i, fold_j, K_MAX, first); break;
+	case K_MIN: fold_kind(acc, x, ni, nj, fold_i, fold_j, K_MIN, first); break;
+	case K_SUM_SQUARE:
+	case K_L2:
+		for (int i = 0; i < ni * nj; i++)
+			squares[i] = x[i] * x[i];
+		x = squares; /* fall through */
+	case K_SUM:
+	case K_MEAN: fold_kind(acc, x, ni, nj, fold_i, fold_j, K_SUM, first); break;
+	}
+}
+
+static void finish(float *acc, int n, k_reduction how, int64_t count)
+{
+	if (how == K_MEAN)
+		EACH acc[i] /= (float)count;
+	else if (how == K_L2)
+		EACH acc[i] = sqrtf(acc[i]);
+}

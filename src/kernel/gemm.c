@@ -1,0 +1,361 @@
+/* Choosing a GEMM kernel, and the loops around it. */
+#include "kernel/gemm.h"
+#include "kernel/loops.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* ---- The table -------------------------------------------------------------------- */
+
+#define EXACT (1u << K_EXACT)
+#define FAST (1u << K_FAST)
+
+/* In order of preference: the first row that fits is taken. */
+const struct k_gemm_row gemm_table[] = {
+        {.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
+        {.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
+         .mc = 64, .kc = 256, .nc = 256,
+         .pack_a = pack_f32_portable_a, .pack_b = pack_f32_portable_b, .kernel = gemm_f32_portable},
+};
+const int gemm_table_size = LENGTH(gemm_table);
+
+static bool fits(const k_gemm_row *r, const k_gemm_args *g, uint32_t isa)
+{
+	if ((r->isa & isa) != r->isa || !(r->precision >> g->precision & 1))
+		return false;
+	if (r->f16_only && (g->a.type != K_F16 || g->b.type != K_F16))
+		return false;
+	return !r->vector || MIN(g->m, g->n) <= GEMM_VECTORS;
+}
+
+const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa)
+{
+	int i = 0;
+	while (!fits(&gemm_table[i], g, isa))
+		i++; /* ends: the last row takes everything */
+	return &gemm_table[i];
+}
+
+const char *k_gemm_name(const k_gemm_row *r) { return r->name; }
+
+/* ---- The plan --------------------------------------------------------------------- */
+
+/* How a product is cut up.  Nothing here changes results: each element of C is the sum over
+ * blocks of kc of one kernel's sum, wherever its tile lies and whoever computes it. */
+typedef struct gemm_plan {
+	const k_gemm_row *row;
+	k_gemm_args g;       /* perhaps transposed */
+	int64_t batches;
+	int64_t mc, nc, kc;  /* blocks, even ones */
+	int64_t mb, nb, kb;  /* their numbers; nb within a chunk */
+	int64_t chunk;       /* columns of B that are packed at once; shared B only */
+	bool shared;         /* B is packed once for all threads, else every tile packs its part */
+	bool direct;         /* kernels write to C itself */
+	bool parallel;
+	size_t shared_bytes, a_bytes, b_bytes, c_bytes;
+	size_t local_bytes;  /* scratch of one thread */
+	char *scratch;
+	/* while running */
+	int64_t batch, column; /* first column of the chunk */
+} gemm_plan;
+
+#define ALIGN 64
+#define SHARED_LIMIT ((int64_t)32 << 20)
+/* Products smaller than this (multiplications) stay on the caller's thread. */
+#define PARALLEL_PRODUCTS 65536
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/* C^T = B^T A^T */
+static void transpose(k_gemm_args *g)
+{
+	k_matrix a = g->a;
+	int64_t m = g->m;
+	g->a = g->b;
+	g->b = a;
+	g->m = g->n;
+	g->n = m;
+	for (int i = 0; i < 3; i++) {
+		k_matrix *x = i == 0 ? &g->a : i == 1 ? &g->b : &g->c;
+		int64_t rs = x->rs;
+		x->rs = x->cs;
+		x->cs = rs;
+	}
+}
+
+static size_t panel_bytes(const k_gemm_row *r, int width, int64_t k)
+{
+	return (size_t)(width * k * r->element + r->trailer);
+}
+
+/* The number of blocks of about `block` that n falls into, and the even size of one. */
+static int64_t cut(int64_t n, int64_t block, int64_t unit, int64_t *size)
+{
+	int64_t count = MAX(ceil_div(n, block), 1);
+	*size = MAX(round_up(ceil_div(n, count), unit), unit);
+	return MAX(ceil_div(n, *size), 1);
+}
+
+static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args, int threads)
+{
+	*q = (gemm_plan){.row = r, .g = *args, .batches = 1};
+	k_gemm_args *g = &q->g;
+	assert(g->nbatch <= GEMM_BATCH_DIMS && (!g->accumulate || g->c.type == K_F32));
+	for (int d = 0; d < g->nbatch; d++)
+		q->batches *= g->batch[d];
+	if (r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1)
+		transpose(g);
+	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
+	if (r->vector) {
+		q->mb = cut(g->m, r->mc, 1, &q->mc);
+		q->shared_bytes = (size_t)round_up(q->batches * g->n * g->k * 4, ALIGN);
+		return;
+	}
+	q->direct = g->c.type == K_F32 && g->c.cs == 1;
+	int64_t mmax = MIN(round_up(g->m, r->mr), r->mc), nmax = MIN(round_up(g->n, r->nr), r->nc);
+	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
+	 * those too small to be worth two rounds. */
+	int64_t products = g->m * g->n * g->k;
+	q->shared = g->m > r->mc && (q->batches < 2 * threads || products > (int64_t)1 << 26);
+	q->chunk = g->n;
+	if (q->shared) {
+		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / nmax * nmax;
+		cut(g->n, MAX(most, nmax), r->nr, &q->chunk);
+	}
+	int64_t mlimit = mmax, nlimit = nmax, want = q->parallel ? 4 * threads : 1;
+	for (;;) {
+		q->mb = cut(g->m, mlimit, r->mr, &q->mc);
+		q->nb = cut(q->chunk, nlimit, r->nr, &q->nc);
+		int64_t items = q->mb * q->nb * (q->shared ? 1 : q->batches);
+		if (items >= want)
+			break;
+		if (nlimit > 96 && nlimit >= 2 * r->nr)
+			nlimit = MAX(round_up(nlimit / 2, r->nr), r->nr);
+		else if (mlimit > 48 && mlimit >= 2 * r->mr)
+			mlimit = MAX(round_up(mlimit / 2, r->mr), r->mr);
+		else
+			break;
+	}
+	/* sizes for the largest blocks, so that fewer threads than expected find enough room */
+	q->a_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->mr, q->kc) * (mmax / r->mr), ALIGN);
+	q->b_bytes = q->shared ? 0 : (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * (nmax / r->nr), ALIGN);
+	q->c_bytes = q->direct ? 0 : (size_t)round_up(mmax * nmax * 4, ALIGN);
+	q->local_bytes = q->a_bytes + q->b_bytes + q->c_bytes;
+	if (q->shared)
+		q->shared_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb,
+		                                   ALIGN);
+}
+
+size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
+{
+	/* fewer threads may prefer to share B: room for any number up to `threads` */
+	size_t most = 0;
+	for (int t = 1; t <= threads; t++) {
+		gemm_plan q;
+		make_plan(&q, r, args, t);
+		most = MAX(most, q.shared_bytes + (size_t)t * q.local_bytes);
+	}
+	return most + ALIGN;
+}
+
+/* ---- Running it ------------------------------------------------------------------- */
+
+static char *element_at(const k_matrix *x, int64_t offset)
+{
+	return (char *)x->data + offset * (int64_t)k_type_size(x->type);
+}
+
+static int64_t batch_offset(const gemm_plan *q, const k_matrix *x, int64_t batch)
+{
+	int64_t offset = 0;
+	for (int d = q->g.nbatch - 1; d >= 0; d--) {
+		offset += batch % q->g.batch[d] * x->bs[d];
+		batch /= q->g.batch[d];
+	}
+	return offset;
+}
+
+/* Packs panels [first, first + count) of `width` vectors each, of which there are `have` in all. */
+static void pack_panels(const k_gemm_row *r, gemm_pack_fn *pack, int width, char *to, const k_matrix *x, int64_t offset,
+                        int64_t sv, int64_t se, int64_t have, int64_t k, int64_t kpad)
+{
+	for (int64_t v = 0; v < have; v += width) {
+		pack(to, element_at(x, offset + v * sv), x->type, sv, se, (int)MIN(have - v, width), (int)k);
+		to += panel_bytes(r, width, kpad);
+	}
+}
+
+/* Columns [column, column + n) of K block `kb`. */
+static void pack_columns(const gemm_plan *q, char *to, int64_t batch, int64_t column, int64_t n, int64_t kb)
+{
+	const k_matrix *b = &q->g.b;
+	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
+	pack_panels(q->row, q->row->pack_b, q->row->nr, to, b, batch_offset(q, b, batch) + k0 * b->rs + column * b->cs, b->cs,
+	            b->rs, n, k, q->kc);
+}
+
+static size_t shared_panel(const gemm_plan *q, int64_t kb, int64_t panel)
+{
+	return panel_bytes(q->row, q->row->nr, q->kc) * (size_t)(kb * ceil_div(q->chunk, q->row->nr) + panel);
+}
+
+/* C's tile, from the thread's fp32 block. */
+static void store_block(const gemm_plan *q, const float *from, int64_t ld, int64_t batch, int64_t row, int64_t column,
+                        int64_t m, int64_t n, const k_loops *l)
+{
+	const k_matrix *c = &q->g.c;
+	int64_t offset = batch_offset(q, c, batch) + row * c->rs + column * c->cs;
+	for (int64_t i = 0; i < m; i++, offset += c->rs) {
+		if (q->g.accumulate) {
+			float *to = (float *)c->data + offset;
+			for (int64_t j = 0; j < n; j++)
+				to[j * c->cs] += from[i * ld + j];
+			continue;
+		}
+		for (int64_t j = 0; j < n; j += EW_BLOCK)
+			l->store(element_at(c, offset + j * c->cs), c->type, c->cs, from + i * ld + j, (int)MIN(n - j, EW_BLOCK));
+	}
+}
+
+typedef struct gemm_run {
+	gemm_plan *q;
+	const k_loops *loops;
+} gemm_run;
+
+/* Block (mi, ni) of C of one batch. */
+static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
+{
+	const gemm_plan *q = run->q;
+	const k_gemm_row *r = q->row;
+	const k_gemm_args *g = &q->g;
+	char *local = q->scratch + q->shared_bytes + (size_t)worker * q->local_bytes;
+	char *pa = local, *pb = local + q->a_bytes;
+	float *block = (float *)(void *)(local + q->a_bytes + q->b_bytes);
+	const int64_t row = mi * q->mc, m = MIN(g->m - row, q->mc);
+	const int64_t in_chunk = ni * q->nc, column = q->column + in_chunk;
+	const int64_t n = MIN(MIN(g->n - q->column, q->chunk) - in_chunk, q->nc);
+	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
+	if (m <= 0 || n <= 0)
+		return;
+	float *c = block;
+	int64_t ldc = q->nc;
+	if (q->direct) {
+		c = (float *)g->c.data + batch_offset(q, &g->c, batch) + row * g->c.rs + column;
+		ldc = g->c.rs;
+	}
+	if (r->begin)
+		r->begin();
+	for (int64_t kb = 0; kb < q->kb; kb++) {
+		int64_t k0 = kb * q->kc, k = MIN(g->k - k0, q->kc);
+		bool add = kb > 0 || (q->direct && g->accumulate);
+		const char *b = pb;
+		if (q->shared)
+			b = q->scratch + shared_panel(q, kb, in_chunk / r->nr);
+		else
+			pack_columns(q, pb, batch, column, n, kb);
+		pack_panels(r, r->pack_a, r->mr, pa, &g->a, batch_offset(q, &g->a, batch) + row * g->a.rs + k0 * g->a.cs,
+		            g->a.rs, g->a.cs, m, k, q->kc);
+		int kpad = (int)round_up(k, r->kr);
+		for (int64_t i = 0; i < m; i += r->mr)
+			for (int64_t j = 0; j < n; j += r->nr)
+				r->kernel(kpad, pa + (size_t)(i / r->mr) * a_panel, b + (size_t)(j / r->nr) * b_panel,
+				          c + i * ldc + j, ldc, (int)MIN(m - i, r->mr), (int)MIN(n - j, r->nr), add);
+	}
+	if (r->end)
+		r->end();
+	if (!q->direct)
+		store_block(q, block, ldc, batch, row, column, m, n, run->loops);
+}
+
+static void compute_item(void *arg, int64_t i, int worker)
+{
+	const gemm_run *run = arg;
+	const gemm_plan *q = run->q;
+	int64_t batch = q->batch;
+	if (!q->shared) {
+		batch = i / (q->mb * q->nb);
+		i %= q->mb * q->nb;
+	}
+	compute_block(run, batch, i / q->nb, i % q->nb, worker);
+}
+
+#define PACK_PANELS 4 /* panels of B that one thread packs at a time */
+
+static void pack_item(void *arg, int64_t i, int worker)
+{
+	const gemm_run *run = arg;
+	const gemm_plan *q = run->q;
+	(void)worker;
+	int64_t kb = i % q->kb, panel = i / q->kb * PACK_PANELS, at = panel * q->row->nr;
+	int64_t n = MIN(MIN(q->g.n - q->column, q->chunk) - at, PACK_PANELS * q->row->nr);
+	pack_columns(q, q->scratch + shared_panel(q, kb, panel), q->batch, q->column + at, n, kb);
+}
+
+/* ---- Products with a few columns -------------------------------------------------- */
+
+static void vector_item(void *arg, int64_t i, int worker)
+{
+	const gemm_run *run = arg;
+	const gemm_plan *q = run->q;
+	const k_gemm_args *g = &q->g;
+	enum { ROWS = 256 };
+	float y[ROWS];
+	(void)worker;
+	assert(q->mc <= ROWS);
+	int64_t batch = i / q->mb, row = i % q->mb * q->mc;
+	int m = (int)MIN(g->m - row, q->mc);
+	int64_t c = batch_offset(q, &g->c, batch) + row * g->c.rs;
+	const char *a = element_at(&g->a, batch_offset(q, &g->a, batch) + row * g->a.rs);
+	for (int64_t j = 0; j < g->n; j++) {
+		const float *x = (const float *)(void *)q->scratch + (batch * g->n + j) * g->k;
+		q->row->vector(y, a, g->a.type, g->a.rs, g->a.cs, m, g->k, x);
+		if (g->accumulate)
+			for (int r = 0; r < m; r++)
+				((float *)g->c.data)[c + j * g->c.cs + r * g->c.rs] += y[r];
+		else
+			run->loops->store(element_at(&g->c, c + j * g->c.cs), g->c.type, g->c.rs, y, m);
+	}
+}
+
+static void run_vectors(pool *p, gemm_run *run)
+{
+	const gemm_plan *q = run->q;
+	const k_gemm_args *g = &q->g;
+	for (int64_t b = 0; b < q->batches; b++)
+		for (int64_t j = 0; j < g->n; j++) {
+			float *x = (float *)(void *)q->scratch + (b * g->n + j) * g->k;
+			int64_t offset = batch_offset(q, &g->b, b) + j * g->b.cs;
+			for (int64_t k = 0; k < g->k; k += EW_BLOCK)
+				run->loops->load(x + k, element_at(&g->b, offset + k * g->b.rs), g->b.type, g->b.rs,
+				                 (int)MIN(g->k - k, EW_BLOCK));
+		}
+	pool_run(p, vector_item, run, q->batches * q->mb);
+}
+
+void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *args, void *scratch)
+{
+	gemm_plan q;
+	make_plan(&q, r, args, pool_threads(p));
+	if (q.batches == 0 || args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate))
+		return;
+	q.scratch = (char *)scratch + (-(uintptr_t)scratch & (ALIGN - 1));
+	gemm_run run = {&q, loops_for(r->isa)};
+	if (!q.parallel)
+		p = NULL;
+	if (r->vector) {
+		run_vectors(p, &run);
+		return;
+	}
+	if (!q.shared) {
+		pool_run(p, compute_item, &run, q.batches * q.mb * q.nb);
+		return;
+	}
+	for (q.batch = 0; q.batch < q.batches; q.batch++)
+		for (q.column = 0; q.column < q.g.n; q.column += q.chunk) {
+			int64_t panels = ceil_div(MIN(q.g.n - q.column, q.chunk), r->nr);
+			pool_run(p, pack_item, &run, ceil_div(panels, PACK_PANELS) * q.kb);
+			pool_run(p, compute_item, &run, q.mb * q.nb);
+		}
+}

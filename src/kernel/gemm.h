@@ -1,0 +1,55 @@
+/* Matrix multiplication: a table of kernels and one loop nest around them.
+ *
+ * The structure is that of BLIS (Van Zee, van de Geijn 2015): operands are packed into panels,
+ * a micro-kernel multiplies one panel of A by one panel of B into a small tile of C, loops
+ * around it keep panels in the caches.  Packing converts types and takes any strides, so a
+ * kernel sees one layout and one type.  Everything that differs between instruction sets
+ * is in a row; gemm.c knows no instruction set. */
+#ifndef KERNEL_GEMM_H
+#define KERNEL_GEMM_H
+
+#include "kernel/kernel.h"
+
+/* Packs `count` vectors of length k into a panel for `width` >= count of them; what is missing, and
+ * k up to a multiple of the row's kr, is zero.  Element e of vector v is src[v * sv + e * se]. */
+typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k);
+
+/* c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
+ * k is a multiple of kr. */
+typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add);
+
+/* y[i] = sum over k of a[i * rs + k * cs] x[k] for i < m */
+typedef void gemm_vector_fn(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
+                            const float *x);
+
+struct k_gemm_row {
+	const char *name;
+	uint32_t isa;      /* all of these are needed */
+	unsigned precision; /* bit k_precision: this row keeps what that one promises */
+	bool f16_only;     /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
+	int mr, nr, kr;    /* tile; K is padded to a multiple of kr */
+	int element;       /* bytes per element of a panel */
+	int trailer;       /* bytes after each panel's elements */
+	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
+	 * mc x kc of A in the second. */
+	int mc, kc, nc;
+	gemm_pack_fn *pack_a, *pack_b;
+	gemm_kernel_fn *kernel;
+	void (*begin)(void), (*end)(void); /* around a thread's use of `kernel`; may be NULL */
+	/* Rows with this one take products with at most GEMM_VECTORS columns and use nothing above
+	 * but mc: the matrix is read once, unpacked. */
+	gemm_vector_fn *vector;
+};
+
+/* Columns (or rows) up to which a product is bound by reading the other operand. */
+#define GEMM_VECTORS 4
+
+extern const struct k_gemm_row gemm_table[];
+extern const int gemm_table_size;
+
+/* The kernels, by file. */
+gemm_pack_fn pack_f32_portable_a, pack_f32_portable_b;
+gemm_kernel_fn gemm_f32_portable;
+gemm_vector_fn gemm_vector_portable;
+
+#endif

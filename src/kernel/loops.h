@@ -1,0 +1,79 @@
+/* What is compiled once per instruction set: inner loops over one thread's piece of work.
+ * loops_portable.c, loops_avx2.c and loops_avx512.c each fill one table from the same
+ * sources (ewise_impl.h, train_impl.h); the files that cut work into pieces (ewise.c,
+ * softmax.c, train.c) pick a table by the ISA mask. */
+#ifndef KERNEL_LOOPS_H
+#define KERNEL_LOOPS_H
+
+#include "kernel/kernel.h"
+
+/* Elements of a register: 2 KB, so that eight of them and their operands stay in a 32 KB cache. */
+#define EW_BLOCK 512
+/* Independent partial results of a reduction along contiguous elements; element i goes to
+ * lane i % EW_LANES, lanes are folded by halves.  The same on every instruction set. */
+#define EW_LANES 16
+/* Columns that softmax and cross-entropy along an outer axis take at once: 64 or 128 bytes of a row. */
+#define COLUMN_BLOCK 64
+typedef float ew_register[EW_BLOCK];
+
+/* A piece of the index space: ni x nj elements, operand o's element (i, j) at
+ * data + offset[o] + i * si[o] + j * sj[o].  Register element (i, j) is at i * nj + j. */
+typedef struct ew_tile {
+	int ni, nj;
+	int64_t offset[EW_MAX_OPERANDS], si[EW_MAX_OPERANDS], sj[EW_MAX_OPERANDS];
+} ew_tile;
+
+typedef struct k_loops {
+	/* Runs all instructions on a tile. */
+	void (*run)(const ew_program *p, const ew_tile *t, ew_register *reg);
+	/* Folds register x[ni][nj] into acc: over i if fold_i, over j if fold_j; acc has the other
+	 * dims.  `first`: acc has no value yet. */
+	void (*fold)(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
+	             bool integer, bool first);
+	/* What is left to do when all is folded: MEAN divides by `count`, L2 takes the root. */
+	void (*finish)(float *acc, int n, k_reduction how, int64_t count);
+	/* Elements with stride s to fp32 and back; s == 1 is the fast case. */
+	void (*load)(float *dst, const void *src, k_type type, int64_t s, int n);
+	void (*store)(void *dst, k_type type, int64_t s, const float *src, int n);
+	/* Softmax of `rows` x n elements held one row after the other, in place. */
+	void (*softmax_row)(float *x, int64_t n);
+	/* Columns x[rows][n], n <= EW_LANES * 4: running maximum and sum of e^(x - max). */
+	void (*softmax_update)(float *max, float *sum, const float *x, int rows, int n);
+	/* x = e^(x - max) * factor for x[rows][n] */
+	void (*softmax_apply)(float *x, const float *max, const float *factor, int rows, int n);
+	double (*sum_squares)(const float *x, int64_t n, bool *finite);
+	void (*adamw)(const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
+} k_loops;
+
+extern const k_loops loops_portable, loops_avx2, loops_avx512;
+const k_loops *loops_for(uint32_t isa);
+
+/* ---- Cutting an index space into tiles (ewise.c) ---------------------------------- */
+
+/* The index space of some operands with dims of size 1 dropped, ordered so that memory is
+ * walked along it, and merged where all operands allow it.  The last two dims make up tiles;
+ * if one operand is contiguous along another dim than the rest, those two are the tile's dims
+ * and the tile is nearly square, so that both sides use whole cache lines. */
+typedef struct ew_space {
+	int rank; /* 2 .. EW_MAX_DIMS + 2 */
+	int noperands;
+	int64_t dim[EW_MAX_DIMS + 2], block[EW_MAX_DIMS + 2];
+	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS + 2];
+	bool folded[EW_MAX_DIMS + 2]; /* reduced over */
+} ew_space;
+
+/* `lead`: the operand whose order in memory counts most.  `mask`: dims that are reduced.
+ * `limit`: elements of a tile. */
+void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
+                const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit);
+/* Number of tiles over the dims that are (not) folded. */
+int64_t space_tiles(const ew_space *s, bool folded);
+/* Adds the place of tile `index` over the (not) folded dims to t->offset and sets the sizes
+ * ni, nj as far as these dims are concerned. */
+void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t);
+
+/* Runs fn(arg, first, last, worker) over [0, n) in pieces; `weight` is the elements one index stands
+ * for: small work stays on the caller, pieces are large enough to hide their dispatch. */
+void run_pieces(pool *p, int64_t n, int64_t weight, void (*fn)(void *arg, int64_t first, int64_t last), void *arg);
+
+#endif

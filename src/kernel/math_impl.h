@@ -1,0 +1,267 @@
+/* Elementary functions in fp32, written without branches so that a loop over them becomes
+ * vector code.  Every loops_*.c compiles them for its instruction set; as nothing contracts
+ * a multiply and an add, each set gives the same bits.
+ *
+ * Errors against the exact value are measured by tests/kernel/test_ewise.c and stay below
+ * 2 ulp, but for those of composed functions (GELU, softplus: 4 ulp).  Polynomials are
+ * weighted least-squares fits (Lawson) on Chebyshev nodes; the comment gives what they
+ * approximate, where, and the error they leave before rounding. */
+#ifndef KERNEL_MATH_IMPL_H
+#define KERNEL_MATH_IMPL_H
+
+#include "base/half.h"
+
+#include <math.h>
+#include <stdint.h>
+
+/* c ? a : b on the bits: always a blend, never a jump around one side. */
+static inline float pick(int c, float a, float b)
+{
+	uint32_t m = (uint32_t)-c;
+	return bits_float((float_bits(a) & m) | (float_bits(b) & ~m));
+}
+
+/* Nearest even integer of |x| < 2^22: the addition leaves no room for a fraction. */
+static inline float nearest(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+
+/* 2^n for -126 <= n <= 127 */
+static inline float pow2(int n) { return bits_float((uint32_t)(n + 127) << 23); }
+
+/* x * 2^n for |n| <= 252, rounded once: only the last factor can leave the normal range. */
+static inline float scale2(float x, int n)
+{
+	int h = n >> 1;
+	return x * pow2(h) * pow2(n - h);
+}
+
+/* e^r - 1 for |r| <= ln(2)/2; (e^r - 1 - r) / r^2 fitted, 2^-31.9 */
+static inline float expm1_reduced(float r)
+{
+	float p = 0x1.a0332cp-13f;
+	p = p * r + 0x1.6d78dap-10f;
+	p = p * r + 0x1.11118ep-7f;
+	p = p * r + 0x1.5554aap-5f;
+	p = p * r + 0x1.555554p-3f;
+	p = p * r + 0x1.000000p-1f;
+	return r + r * r * p;
+}
+
+#define LN2_HI 0x1.62e4p-1f    /* 15 bits: n * LN2_HI is exact for |n| < 512 */
+#define LN2_LO 0x1.7f7d1cp-20f /* ln(2) - LN2_HI */
+
+/* e^(x + lo) where lo is a small correction */
+static inline float exp_sum(float x, float lo)
+{
+	float in = x;
+	x = pick(x < -104, -104.0f, x); /* e^-104 rounds to 0 */
+	x = pick(x > 89, 89.0f, x);     /* e^89 is infinite */
+	x = pick(in != in, 0.0f, x);
+	float n = nearest(x * 0x1.715476p0f);
+	float r = ((x - n * LN2_HI) - n * LN2_LO) + lo;
+	float y = scale2(1 + expm1_reduced(r), (int)n);
+	return pick(in != in, in, y);
+}
+static inline float exp_f(float x) { return exp_sum(x, 0); }
+
+static inline float expm1_f(float x)
+{
+	float in = x;
+	x = pick(x < -104, -104.0f, x);
+	x = pick(x > 89, 89.0f, x);
+	x = pick(in != in, 0.0f, x);
+	float n = nearest(x * 0x1.715476p0f);
+	float r = (x - n * LN2_HI) - n * LN2_LO;
+	/* 2^n e^r - 1 = 2^n (e^r - 1) + (2^n - 1); from n = 25 on the 1 is below rounding */
+	float p = expm1_reduced(r);
+	int i = (int)n, small = i < 25;
+	float t = pow2(small ? (i < -100 ? -100 : i) : 0);
+	float y = pick(small, t * p + (t - 1), scale2(1 + p, small ? 0 : i));
+	y = pick(in == 0, in, y); /* keeps -0 */
+	return pick(in != in, in, y);
+}
+
+static inline float exp2_f(float x)
+{
+	float in = x;
+	x = pick(x < -151, -151.0f, x);
+	x = pick(x > 129, 129.0f, x);
+	x = pick(in != in, 0.0f, x);
+	float n = nearest(x);
+	float y = scale2(1 + expm1_reduced((x - n) * 0x1.62e430p-1f), (int)n);
+	return pick(in != in, in, y);
+}
+
+/* ln(x): x = m 2^e with m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f / (2 + f),
+ * ln m = 2 atanh(s) = f - (f^2/2 - s (f^2/2 + R)), R/s^2 fitted, 2^-29.7 */
+static inline float log_f(float x)
+{
+	int tiny = x < 0x1p-126f;
+	float scaled = pick(tiny, x * 0x1p23f, x);
+	uint32_t u = float_bits(scaled) - 0x3f3504f3; /* bits of sqrt(1/2) */
+	int e = ((int32_t)u >> 23) - (tiny ? 23 : 0);
+	float f = bits_float((u & 0x7fffff) + 0x3f3504f3) - 1;
+	float s = f / (2 + f), z = s * s;
+	float p = 0x1.dde45ap-3f;
+	p = p * z + 0x1.245bd6p-2f;
+	p = p * z + 0x1.9999ecp-2f;
+	p = p * z + 0x1.555556p-1f;
+	float h = 0.5f * f * f, n = (float)e;
+	float y = n * LN2_HI + (f - (h - (s * (h + p * z) + n * LN2_LO)));
+	y = pick(x == 0, -INFINITY, y);
+	y = pick(x == INFINITY, x, y);
+	return pick(!(x >= 0), NAN, y);
+}
+
+/* ln(1 + y) for y >= 0: what 1 + y loses by rounding comes back to first order */
+static inline float log1p_f(float y)
+{
+	float u = 1 + y;
+	return log_f(u) + pick(y <= 1, (y - (u - 1)) / u, 0.0f);
+}
+
+static inline float sigmoid_f(float x)
+{
+	float e = exp_f(-fabsf(x)), r = 1 / (1 + e);
+	return pick(x < 0, e * r, r);
+}
+
+static inline float tanh_f(float x)
+{
+	float t = expm1_f(-2 * fabsf(x));
+	return copysignf(t / (t + 2), x);
+}
+
+/* erfc(z) for z >= 0.88: (z + 2) e^(z^2) erfc(z) fitted in t = (z - 2) / (z + 2), 2^-34.5.
+ * z^2 is taken in two exact parts, for its rounding error would be amplified z^2 times. */
+static inline float erfc_tail(float z)
+{
+	z = pick(z > 10.5f, 10.5f, z); /* erfc is 0 there */
+	float t = (z - 2) / (z + 2);
+	float p = 0x1.daf458p-14f;
+	p = p * t + 0x1.3d9c88p-14f;
+	p = p * t - 0x1.5aa708p-11f;
+	p = p * t - 0x1.bd1d20p-11f;
+	p = p * t + 0x1.954138p-9f;
+	p = p * t + 0x1.a8b3eep-8f;
+	p = p * t - 0x1.606efap-6f;
+	p = p * t - 0x1.2a8904p-5f;
+	p = p * t + 0x1.1e2df0p-2f;
+	p = p * t - 0x1.5fd386p-1f;
+	p = p * t + 0x1.058672p0f;
+	float h = bits_float(float_bits(z) & 0xfffff000); /* 12 bits */
+	return exp_sum(-h * h, (h - z) * (h + z)) * p / (z + 2);
+}
+
+/* erf(x) for |x| <= 0.9: erf(x)/x fitted in x^2, 2^-31.7 */
+static inline float erf_small(float x)
+{
+	float z = x * x;
+	float p = 0x1.662516p-14f;
+	p = p * z - 0x1.acf7f8p-11f;
+	p = p * z + 0x1.5513f2p-8f;
+	p = p * z - 0x1.b8162ap-6f;
+	p = p * z + 0x1.ce2e60p-4f;
+	p = p * z - 0x1.812744p-2f;
+	/* the constant term in two parts: 2/sqrt(pi) */
+	return x * 0x1.20dd76p0f + x * (p * z - 0x1.f8p-24f);
+}
+
+static inline float erf_f(float x)
+{
+	float a = fabsf(x);
+	float y = pick(a < 0.88f, erf_small(pick(a < 0.88f, x, 0.0f)), copysignf(1 - erfc_tail(a), x));
+	return pick(x != x, x, y);
+}
+
+/* x Phi(x); Phi through erfc keeps its relative precision where it is small */
+static inline float gelu_f(float x)
+{
+	float z = x * -0x1.6a09e6p-1f, a = fabsf(z);
+	float small = 1 - erf_small(pick(a < 0.88f, z, 0.0f));
+	float c = erfc_tail(a);
+	float phi = 0.5f * pick(a < 0.88f, small, pick(z < 0, 2 - c, c));
+	return x * pick(x != x, x, phi);
+}
+static inline float gelu_tanh_f(float x)
+{
+	return x * sigmoid_f(0x1.988454p0f * (x + 0x1.6e4e26p-5f * (x * x * x))); /* 2 sqrt(2/pi), 0.044715 */
+}
+
+/* sin and cos of |x| < 2^20: x - q pi/2 in double, pi/2 in two parts of which the first has 33
+ * bits.  Larger arguments are done again by the caller of the loop (trig_large). */
+#define TRIG_LIMIT 0x1p20f
+static inline float sin_quarter(float x, int shift)
+{
+	float in = x;
+	x = pick(fabsf(x) < TRIG_LIMIT, x, 0.0f);
+	double q = ((double)x * 0x1.45f306dc9c883p-1 + 0x1.8p52) - 0x1.8p52;
+	float r = (float)(((double)x - q * 0x1.921fb544p0) - q * 0x1.0b4611a626331p-34);
+	int k = (int)q + shift;
+	float z = r * r;
+	/* (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4 on |r| <= pi/4, 2^-35 */
+	float s = 0x1.6dbc30p-19f;
+	s = s * z - 0x1.a013a2p-13f;
+	s = s * z + 0x1.11110ep-7f;
+	s = s * z - 0x1.555556p-3f;
+	s = r + r * z * s;
+	float c = -0x1.25230ep-22f;
+	c = c * z + 0x1.a015c0p-16f;
+	c = c * z - 0x1.6c16c0p-10f;
+	c = c * z + 0x1.555556p-5f;
+	c = 1 - (0.5f * z - z * z * c);
+	float y = pick(k & 1, c, s);
+	y = pick(k >> 1 & 1, -y, y);
+	y = pick(!shift & (in == 0), in, y);
+	return pick(fabsf(in) < INFINITY, y, NAN);
+}
+static inline float sin_f(float x) { return sin_quarter(x, 0); }
+static inline float cos_f(float x) { return sin_quarter(x, 1); }
+
+/* |x|^y in double, then C99's special cases (F.10.4.4). */
+static inline float pow_f(float x, float y)
+{
+	float a = fabsf(x);
+	/* log2(a): m in [sqrt(1/2), sqrt(2)), 2/ln(2) atanh((m-1)/(m+1)), series to s^13: 2^-39 */
+	int tiny = a < 0x1p-126f;
+	uint32_t u = float_bits(pick(tiny, a * 0x1p23f, a)) - 0x3f3504f3;
+	int e = ((int32_t)u >> 23) - (tiny ? 23 : 0);
+	double m = bits_float((u & 0x7fffff) + 0x3f3504f3);
+	double s = (m - 1) / (m + 1), z = s * s;
+	double p = 1.0 / 13;
+	p = p * z + 1.0 / 11;
+	p = p * z + 1.0 / 9;
+	p = p * z + 1.0 / 7;
+	p = p * z + 1.0 / 5;
+	p = p * z + 1.0 / 3;
+	p = p * z + 1;
+	double l = e + s * p * 0x1.71547652b82fep1;
+	l = a == 0 ? -INFINITY : a == INFINITY ? INFINITY : l;
+	double t = y * l;
+	double bounded = t < -200 ? -200 : t > 200 ? 200 : t;
+	bounded = t != t ? 0 : bounded;
+	/* 2^t: Taylor in (t - n) ln 2, |.| <= 0.347, to the 9th power: 2^-37 */
+	double n = (bounded + 0x1.8p52) - 0x1.8p52, r = (bounded - n) * 0x1.62e42fefa39efp-1;
+	double q = 1.0 / 362880;
+	q = q * r + 1.0 / 40320;
+	q = q * r + 1.0 / 5040;
+	q = q * r + 1.0 / 720;
+	q = q * r + 1.0 / 120;
+	q = q * r + 1.0 / 24;
+	q = q * r + 1.0 / 6;
+	q = q * r + 0.5;
+	q = q * r + 1;
+	q = q * r + 1;
+	int i = (int)n, h = i >> 1; /* 2^n in two fp32 factors, both exact */
+	float v = (float)(q * pow2(h) * pow2(i - h));
+	v = pick(a == 1, 1.0f, v);
+	v = pick((a != a) | (y != y), NAN, v);
+	/* sign and domain */
+	float half_y = 0.5f * y;
+	int integer = rintf(y) == y, odd = integer & (rintf(half_y) != half_y);
+	int negative = (int)(float_bits(x) >> 31);
+	v = pick(negative & odd, -v, v);
+	v = pick((x < 0) & (a < INFINITY) & !integer, NAN, v);
+	return pick((y == 0) | (x == 1), 1.0f, v);
+}
+
+#endif

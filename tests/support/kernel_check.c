@@ -1,0 +1,60 @@
+#include "support/kernel_check.h"
+
+#include "base/random.h"
+
+#include <math.h>
+
+const uint32_t *check_isas(int *n)
+{
+	static uint32_t mask[3];
+	uint32_t have = isa_detect();
+	*n = 1;
+	if (have & ISA_AVX2)
+		mask[(*n)++] = ISA_AVX2;
+	if (have & ISA_AVX512)
+		mask[(*n)++] = ISA_AVX2 | ISA_AVX512;
+	return mask;
+}
+
+static an_ctx *ctx;
+static pool *pools[CHECK_POOLS];
+
+pool *const *check_pools(void)
+{
+	static const int threads[CHECK_POOLS] = {1, 2, 3, 5};
+	if (!ctx && an_ctx_open(NULL, &ctx) == AN_OK)
+		for (int i = 1; i < CHECK_POOLS; i++)
+			pools[i] = pool_start(ctx, threads[i]);
+	return pools;
+}
+
+void check_pools_stop(void)
+{
+	for (int i = 1; i < CHECK_POOLS; i++) {
+		pool_stop(pools[i]);
+		pools[i] = NULL;
+	}
+	an_ctx_close(ctx);
+	ctx = NULL;
+}
+
+double check_uniform(uint64_t seed, uint64_t i, double lo, double hi)
+{
+	return lo + (hi - lo) * random_uniform(seed, 0, i);
+}
+
+double check_ulp(float got, double want)
+{
+	if (isnan(want) || isnan(got))
+		return isnan(want) && isnan(got) ? 0 : INFINITY;
+	if (fabs(want) >= 0x1.ffffffp127) /* rounds to infinity */
+		return isinf(got) && (got > 0) == (want > 0) ? 0 : INFINITY;
+	if (isinf(got))
+		return fabs(want) > 0x1.fffffcp127 ? 1 : INFINITY;
+	int e;
+	frexp(want, &e); /* 2^(e-1) <= |want| < 2^e */
+	double ulp = want == 0 ? 0x1p-149 : ldexp(1, e - 24 < -149 ? -149 : e - 24);
+	return fabs((double)got - want) / ulp;
+}
+
+bool check_same(float a, float b) { return float_bits(a) == float_bits(b) || (a != a && b != b); }
