@@ -65,6 +65,11 @@ AN_API bool an_type_equal(const an_type *a, const an_type *b);
 /* "tensor<fp16, [1, 768, 1, 64]>"; always terminated. Returns buf. */
 AN_API const char *an_type_text(const an_type *t, char *buf, size_t size);
 
+/* Element i of an array of values of type `t`, as double (exact but for 64-bit integers). */
+AN_API double an_element(an_dtype t, const void *data, int64_t i);
+/* Stores a double there: rounded once to nearest even, integers clamped to their range. */
+AN_API void an_set_element(an_dtype t, void *data, int64_t i, double value);
+
 /* ---- Programs ------------------------------------------------------------------- */
 
 typedef struct an_program an_program;
@@ -123,6 +128,9 @@ AN_API int an_program_functions(const an_program *p);
 AN_API an_function *an_program_function(const an_program *p, const char *name);
 AN_API an_function *an_program_function_at(const an_program *p, int index);
 AN_API an_status an_function_new(an_program *p, const char *name, an_function **out);
+/* Copies a function into the same program under another name, or into another program of the
+ * same context. */
+AN_API an_status an_function_clone(an_program *to, const an_function *from, const char *name, an_function **out);
 AN_API const char *an_function_name(const an_function *f);
 
 AN_API int an_function_inputs(const an_function *f);

@@ -505,3 +505,8 @@ an_status fn_clone(an_program *to, const an_function *from, const char *name, an
 	*out = s == AN_OK ? f : NULL;
 	return s;
 }
+
+an_status an_function_clone(an_program *to, const an_function *from, const char *name, an_function **out)
+{
+	return fn_clone(to, from, name, out);
+}

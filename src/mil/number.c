@@ -324,6 +324,17 @@ void mil_store_double(an_dtype t, double v, void *out)
 	}
 }
 
+double an_element(an_dtype t, const void *data, int64_t i)
+{
+	return lit_number(&(mil_literal){.type = {.dtype = (uint8_t)t}, .bytes = data}, i);
+}
+
+void an_set_element(an_dtype t, void *data, int64_t i, double value)
+{
+	bool integer = t != AN_FP16 && t != AN_FP32 && t != AN_BF16 && t != AN_BOOL;
+	mil_store_double(t, integer ? rint(value) : value, (char *)data + (size_t)i * an_dtype_size(t));
+}
+
 /* ---- Writing --------------------------------------------------------------------- */
 
 /* As C's %a, without its locale: [-]0x1.8p+3. */

@@ -27,8 +27,9 @@ typedef struct parser {
 	arena scratch; /* of one statement */
 	mil_diag diag;
 	lexer lex;
-	token tok;     /* the next token */
-	uint8_t *mark; /* MARK_ by value of f */
+	token tok;                /* the next token */
+	int end_line, end_column; /* just after the token before it */
+	uint8_t *mark;            /* MARK_ by value of f */
 	size_t mark_cap;
 	uint8_t *bytes; /* elements of the literal being read */
 	size_t bytes_cap;
@@ -40,7 +41,12 @@ typedef struct parser {
 
 #define SHOWN(t) (int)MIN((t)->len, 60), (t)->text
 
-static void advance(parser *ps) { ps->tok = lex_next(&ps->lex); }
+static void advance(parser *ps)
+{
+	ps->end_line = ps->tok.line;
+	ps->end_column = ps->tok.column + (int)MIN(ps->tok.len, INT32_MAX / 2);
+	ps->tok = lex_next(&ps->lex);
+}
 
 /* Reports and is false. */
 #define ERROR(ps, status, t, ...)                                                   \
@@ -51,18 +57,23 @@ static void advance(parser *ps) { ps->tok = lex_next(&ps->lex); }
 
 static bool out_of_memory(parser *ps) { return ERROR(ps, AN_MEMORY, &ps->tok, "out of memory"); }
 
-/* "expected X, found Y" at the next token. */
+/* "expected X, found Y" at the next token; if that is on another line, where X is missing. */
 static bool expected(parser *ps, const char *what)
 {
 	const token *t = &ps->tok;
+	token at = *t;
+	if (ps->end_line && ps->end_line < t->line) {
+		at.line = ps->end_line;
+		at.column = ps->end_column;
+	}
 	if (t->kind == TOKEN_END)
-		return ERROR(ps, AN_SYNTAX, t, "expected %s, found the end of the text", what);
+		return ERROR(ps, AN_SYNTAX, &at, "expected %s, found the end of the text", what);
 	if (t->kind == TOKEN_BAD && *t->text == '"')
 		return ERROR(ps, AN_SYNTAX, t, "this string has no end on its line");
 	if (t->kind == TOKEN_BAD && ((unsigned char)*t->text < ' ' || (unsigned char)*t->text > 126))
 		return ERROR(ps, AN_SYNTAX, t, "expected %s, found the byte 0x%02x", what,
 			     (unsigned char)*t->text);
-	return ERROR(ps, AN_SYNTAX, t, "expected %s, found '%.*s'", what, SHOWN(t));
+	return ERROR(ps, AN_SYNTAX, &at, "expected %s, found '%.*s'", what, SHOWN(t));
 }
 
 static bool take(parser *ps, char c)
@@ -476,7 +487,7 @@ static bool add_inline(parser *ps, const statement *st, const token *at, const c
 }
 
 /* true, -1, 0.5, "valid", [1, 2]: the type follows from the parameter. */
-static bool parse_bare_literal(parser *ps, const op_param *param, mil_literal *out)
+static bool parse_bare_literal(parser *ps, const statement *st, const op_param *param, mil_literal *out)
 {
 	token t = ps->tok;
 	*out = (mil_literal){0};
@@ -495,10 +506,16 @@ static bool parse_bare_literal(parser *ps, const op_param *param, mil_literal *o
 		out->type = an_tensor(AN_INT32, 1, &n);
 	} else if (t.kind == TOKEN_STRING) {
 		out->type.dtype = AN_STRING;
+	} else if (number && (param->kind & PK_FLOAT)) { /* as the floating point argument before it */
+		for (int p = 0; p < OP_MAX_PARAMS && !out->type.dtype; p++)
+			if (st->op.arg[p].n &&
+			    op_kind_takes(param->kind, ps->f->values[st->op.arg[p].v[0]].type.dtype))
+				out->type.dtype = ps->f->values[st->op.arg[p].v[0]].type.dtype;
+		if (!out->type.dtype)
+			return ERROR(ps, AN_SYNTAX, &t, "write the type of this number: fp16(%.*s)",
+				     SHOWN(&t));
 	} else if (number && (param->kind & PK_INT)) {
 		out->type.dtype = AN_INT32;
-	} else if (number && (param->kind & PK_FLOAT)) {
-		return ERROR(ps, AN_SYNTAX, &t, "write the type of this number: fp16(%.*s)", SHOWN(&t));
 	} else if (token_word(&t, "true") || token_word(&t, "false")) {
 		out->type.dtype = AN_BOOL;
 	} else {
@@ -528,7 +545,7 @@ static bool parse_argument_value(parser *ps, statement *st, int p, an_value *out
 			return parse_use(ps, st, &at, out);
 		}
 	}
-	return parse_bare_literal(ps, param, &l) && add_inline(ps, st, &at, param->name, &l, out);
+	return parse_bare_literal(ps, st, param, &l) && add_inline(ps, st, &at, param->name, &l, out);
 }
 
 /* "x, y, transpose_x" */
@@ -658,9 +675,93 @@ static int distance(const char *a, size_t n, const char *b)
 	return row[m];
 }
 
+/* Operations of MIL that have no row (coremltools mil/ops/defs); prefixes end in '*'. */
+static const char *const other_operations[] = {"acos",
+					       "acosh",
+					       "asin",
+					       "asinh",
+					       "atan",
+					       "atan2",
+					       "atanh",
+					       "argsort",
+					       "avg_pool",
+					       "band_part",
+					       "batch_norm",
+					       "batch_to_space",
+					       "classify",
+					       "clamped_relu",
+					       "cond",
+					       "constexpr_*",
+					       "conv_quantized",
+					       "conv_transpose",
+					       "cosh",
+					       "coreml_update_state",
+					       "crop",
+					       "crop_resize",
+					       "cumsum",
+					       "depth_to_space",
+					       "einsum",
+					       "fill",
+					       "fill_like",
+					       "flatten2d",
+					       "gather",
+					       "gather_*",
+					       "gru",
+					       "instance_norm",
+					       "l2_norm",
+					       "l2_pool",
+					       "linear_activation",
+					       "list_*",
+					       "local_response_norm",
+					       "logical_*",
+					       "lstm",
+					       "make_list",
+					       "max_pool",
+					       "non_maximum_suppression",
+					       "non_zero",
+					       "one_hot",
+					       "pixel_shuffle",
+					       "pixel_unshuffle",
+					       "prelu",
+					       "random_*",
+					       "range_1d",
+					       "read_state",
+					       "reduce_*",
+					       "relu6",
+					       "resample",
+					       "reshape_like",
+					       "resize*",
+					       "reverse",
+					       "reverse_sequence",
+					       "rnn",
+					       "scaled_tanh",
+					       "scatter",
+					       "scatter_*",
+					       "shape",
+					       "sigmoid_hard",
+					       "sinh",
+					       "slice_update",
+					       "sliding_windows",
+					       "softplus_parametric",
+					       "space_to_batch",
+					       "space_to_depth",
+					       "tan",
+					       "threshold",
+					       "thresholded_relu",
+					       "upsample_*",
+					       "while_loop",
+					       "write_state"};
+
 static bool unknown_operation(parser *ps, const token *t)
 {
 	int best = -1, fewest = 3;
+	for (int i = 0; i < LENGTH(other_operations); i++) {
+		size_t n = strlen(other_operations[i]);
+		bool prefix = other_operations[i][n - 1] == '*';
+		if (prefix ? t->len >= n && memcmp(t->text, other_operations[i], n - 1) == 0
+			   : token_word(t, other_operations[i]))
+			return ERROR(ps, AN_UNSUPPORTED, t, "operation %.*s is not supported yet", SHOWN(t));
+	}
 	for (int i = 0; i < OP_COUNT; i++) {
 		int d = distance(t->text, t->len, op_table[i].name);
 		if (d < fewest) {
@@ -669,9 +770,9 @@ static bool unknown_operation(parser *ps, const token *t)
 		}
 	}
 	if (best >= 0)
-		return ERROR(ps, AN_UNSUPPORTED, t, "operation '%.*s' is not supported: did you mean %s?",
+		return ERROR(ps, AN_UNSUPPORTED, t, "there is no operation '%.*s': did you mean %s?",
 			     SHOWN(t), op_table[best].name);
-	return ERROR(ps, AN_UNSUPPORTED, t, "operation '%.*s' is not supported", SHOWN(t));
+	return ERROR(ps, AN_UNSUPPORTED, t, "there is no operation '%.*s'", SHOWN(t));
 }
 
 /* name(arguments)[attributes]; */
@@ -786,11 +887,31 @@ static bool define_results(parser *ps, statement *st, bool good)
 	return good;
 }
 
+/* After an error in the results: what stands before the '=' will be used further down. */
+static void recover_result(parser *ps, statement *st)
+{
+	token name = ps->tok;
+	while (ps->tok.kind != TOKEN_END && ps->tok.kind != TOKEN_ARROW && !strchr("=(){};", *ps->tok.text)) {
+		name = ps->tok;
+		advance(ps);
+	}
+	size_t n = st->nresults;
+	if (name.kind != TOKEN_NAME || !token_is(&ps->tok, '=') ||
+	    !mem_grow(ps->ctx, &st->types, &st->types_cap, n, sizeof *st->types) ||
+	    !mem_grow(ps->ctx, &st->result, &st->result_cap, n, sizeof *st->result))
+		return;
+	st->types[n] = (an_type){.dtype = AN_FP16};
+	st->result[n] = name;
+	st->nresults++;
+}
+
 static void parse_statement(parser *ps)
 {
 	statement st = {0};
 	arena_mark mark = arena_save(&ps->scratch);
-	bool good = parse_results(ps, &st) && parse_operation(ps, &st);
+	bool typed = parse_results(ps, &st), good = typed && parse_operation(ps, &st);
+	if (!typed)
+		recover_result(ps, &st);
 	if (!good)
 		skip_statement(ps);
 	else
