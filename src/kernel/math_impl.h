@@ -163,14 +163,14 @@ static inline float erf_small(float x)
 	p = p * z + 0x1.ce2e60p-4f;
 	p = p * z - 0x1.812744p-2f;
 	/* the constant term in two parts: 2/sqrt(pi) */
-	return x * 0x1.20dd76p0f + x * (p * z - 0x1.f8p-24f);
+	return x * 0x1.20dd76p0f + x * (p * z - 0x1.fa31p-25f);
 }
 
 static inline float erf_f(float x)
 {
 	float a = fabsf(x);
 	float y = pick(a < 0.88f, erf_small(pick(a < 0.88f, x, 0.0f)), copysignf(1 - erfc_tail(a), x));
-	return pick(x != x, x, y);
+	return pick((x != x) | (x == 0), x, y); /* keeps -0 */
 }
 
 /* x Phi(x); Phi through erfc keeps its relative precision where it is small */

@@ -31,9 +31,9 @@ static double ref_rsqrt(double x) { return 1 / sqrt(x); }
 static double ref_inv(double x) { return 1 / x; }
 static double ref_elu(double x) { return x < 0 ? expm1(x) : x; }
 
-/* `bound` in ulp.  Functions of a rounded argument (silu, gelu: x * x * x and a product are
- * rounded before the exponential) lose |x f'(x) / f(x)| ulp per rounding: their range is where that
- * stays below the bound. */
+/* `bound` in ulp.  Functions of a rounded argument lose up to |x f'(x) / f(x)| ulp per rounding of it:
+ * gelu about x^2 (16 at -4, one rounding of x / sqrt(2)), its tanh form 2 x u'(x) (13 at -3), its
+ * sigmoid form 1.7 |x| (17 at -10); the rest of the bound is the function's own. */
 static const struct unary {
 	const char *name;
 	ew_op op;
@@ -61,7 +61,7 @@ static const struct unary {
         {"silu", EW_SILU, ref_silu, -80, 20, 3.5},
         {"elu", EW_ELU, ref_elu, -100, 3, 2},
         {"elu near 0", EW_ELU, ref_elu, -1e-3, 0, 2},
-        {"gelu", EW_GELU, ref_gelu, -4, 10, 12},
+        {"gelu", EW_GELU, ref_gelu, -4, 10, 20},
         {"gelu tanh", EW_GELU_TANH, ref_gelu_tanh, -3, 10, 20},
         {"gelu sigmoid", EW_GELU_SIGMOID, ref_gelu_sigmoid, -10, 10, 20},
         {"softplus", EW_SOFTPLUS, ref_softplus, -100, 20, 4},
@@ -112,7 +112,7 @@ static void test_specials(void **state)
 		apply(isa_detect(), exact[f].op, 0, 0, special, special, y, SPECIALS);
 		for (int i = 0; i < SPECIALS; i++) {
 			double want = exact[f].ref((double)special[i]);
-			if (check_ulp(y[i], want) > exact[f].bound || (want == 0 && signbit(want) != signbit(y[i])))
+			if (check_ulp(y[i], want) > exact[f].bound || (want == 0 && !signbit(want) != !signbit(y[i])))
 				fail_msg("op %d of %g: %.9g, expected %.9g", (int)exact[f].op, (double)special[i], (double)y[i], want);
 		}
 	}
@@ -133,7 +133,7 @@ static void test_pow(void **state)
 	apply(isa_detect(), EW_POW, 0, 0, a, b, y, N);
 	for (int i = 0; i < N; i++) {
 		double want = pow((double)a[i], (double)b[i]);
-		if (check_ulp(y[i], want) > 0.6 || (want == 0 && signbit(want) != signbit(y[i])))
+		if (check_ulp(y[i], want) > 0.6 || (want == 0 && !signbit(want) != !signbit(y[i])))
 			fail_msg("%.9g ^ %.9g = %.9g, expected %.9g", (double)a[i], (double)b[i], (double)y[i], want);
 	}
 	free(a);
