@@ -31,7 +31,8 @@ static an_status fold_op(rewrite *r, const mil_op *op, pass_eval eval, void *use
 		an_builder b = an_builder_on(to);
 		for (int i = 0; i < op->nresults; i++) {
 			an_value v = copy.results[i];
-			r->map[op->results[i]] = an_const(&b, to->values[v].name, to->values[v].type, data[i]);
+			r->map[op->results[i]] =
+			    an_const(&b, to->values[v].name, to->values[v].type, data[i]);
 		}
 		s = b.status;
 	}

@@ -25,6 +25,8 @@ an_status rewrite_inputs(rewrite *r, const bool *keep);
 an_status rewrite_output(rewrite *r, an_value v, const char *name);
 /* All outputs of `from` in order. */
 an_status rewrite_outputs(rewrite *r);
+/* Inputs (all or the live ones), operations with a live result, and outputs of `from`. */
+an_status rewrite_live(rewrite *r, const bool *live, bool all_inputs);
 /* Frees the scratch memory.  With s == AN_OK verifies and hands out the function; otherwise takes it
  * out of the program again.  Returns s or verification's status. */
 an_status rewrite_end(rewrite *r, an_status s, an_function **out);
@@ -47,16 +49,37 @@ an_status pass_output(an_function *f, an_value v, const char *name);
 /* ---- Building -------------------------------------------------------------------- */
 
 /* Arguments for an_emit. */
-#define ARG_VALUE(param, x)    {param, AN_ARG_VALUE, 1, {.value = (x)}}
-#define ARG_INTS(param, n, x)  {param, AN_ARG_INTS, (n), {.ints = (x)}}
-#define ARG_INT(param, x)      {param, AN_ARG_INT, 1, {.i = (x)}}
-#define ARG_BOOL(param, x)     {param, AN_ARG_BOOL, 1, {.b = (x)}}
-#define ARG_FLOAT(param, x)    {param, AN_ARG_FLOAT, 1, {.f = (x)}}
-#define ARG_STRING(param, x)   {param, AN_ARG_STRING, 1, {.s = (x)}}
-#define ARG_VALUES(param, n, x) {param, AN_ARG_VALUES, (int)(n), {.values = (x)}}
+#define ARG_VALUE(param, x)                              \
+	{                                                \
+		param, AN_ARG_VALUE, 1, { .value = (x) } \
+	}
+#define ARG_INTS(param, n, x)                            \
+	{                                                \
+		param, AN_ARG_INTS, (n), { .ints = (x) } \
+	}
+#define ARG_INT(param, x)                          \
+	{                                          \
+		param, AN_ARG_INT, 1, { .i = (x) } \
+	}
+#define ARG_BOOL(param, x)                          \
+	{                                           \
+		param, AN_ARG_BOOL, 1, { .b = (x) } \
+	}
+#define ARG_FLOAT(param, x)                          \
+	{                                            \
+		param, AN_ARG_FLOAT, 1, { .f = (x) } \
+	}
+#define ARG_STRING(param, x)                          \
+	{                                             \
+		param, AN_ARG_STRING, 1, { .s = (x) } \
+	}
+#define ARG_VALUES(param, n, x)                                   \
+	{                                                         \
+		param, AN_ARG_VALUES, (int)(n), { .values = (x) } \
+	}
 an_value pass_emit(an_builder *b, int op, const an_arg *args, int nargs);
 /* An operation with one result: EMIT(b, OP_TILE, ARG_VALUE("x", x), ARG_INTS("reps", rank, reps)). */
-#define EMIT(b, op, ...)                                                                                     \
+#define EMIT(b, op, ...) \
 	pass_emit(b, op, (const an_arg[]){__VA_ARGS__}, LENGTH(((const an_arg[]){__VA_ARGS__})))
 
 /* ---- Folding --------------------------------------------------------------------- */

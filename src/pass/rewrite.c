@@ -13,7 +13,7 @@ void pass_discard(an_function *f)
 		if (p->functions[i] == f) {
 			p->nfunctions--;
 			memmove(&p->functions[i], &p->functions[i + 1],
-			        (p->nfunctions - i) * sizeof(*p->functions));
+				(p->nfunctions - i) * sizeof(*p->functions));
 			break;
 		}
 	mem_free(ctx, f->values, f->values_cap * sizeof *f->values);
@@ -81,8 +81,8 @@ an_status pass_output(an_function *f, an_value v, const char *name)
 	an_value other = an_function_find(f, name);
 	if (other != AN_NO_VALUE && other != v) {
 		if (f->values[other].op < 0 || is_output(f, other))
-			return fail(f->program->ctx, AN_USAGE, "function %s: two values must be called %s; rename one",
-			            f->name, name);
+			return fail(f->program->ctx, AN_USAGE,
+				    "function %s: two values must be called %s; rename one", f->name, name);
 		const char *fresh = fn_fresh_name(f, name);
 		if (!fresh)
 			return fail_memory(f->program->ctx, 0);
@@ -116,14 +116,17 @@ an_status rewrite_inputs(rewrite *r, const bool *keep)
 		if (keep && !keep[v])
 			continue;
 		r->map[v] = fn_add_input(r->to, r->from->values[v].name, r->from->values[v].type,
-		                         (an_role)r->from->roles[i]);
+					 (an_role)r->from->roles[i]);
 		if (r->map[v] == AN_NO_VALUE)
 			return AN_MEMORY; /* everything else was right in `from` */
 	}
 	return AN_OK;
 }
 
-an_status rewrite_output(rewrite *r, an_value v, const char *name) { return pass_output(r->to, r->map[v], name); }
+an_status rewrite_output(rewrite *r, an_value v, const char *name)
+{
+	return pass_output(r->to, r->map[v], name);
+}
 
 an_status rewrite_outputs(rewrite *r)
 {
@@ -145,12 +148,8 @@ an_status rewrite_end(rewrite *r, an_status s, an_function **out)
 
 /* ---- Dead code ----------------------------------------------------------------------- */
 
-/* Copies what outputs depend on; inputs all, or only those. */
-static an_status copy_live(rewrite *r, bool all_inputs)
+an_status rewrite_live(rewrite *r, const bool *live, bool all_inputs)
 {
-	bool *live = pass_live(r->from, &r->scratch);
-	if (!live)
-		return fail_memory(r->from->program->ctx, r->from->nvalues);
 	TRY(rewrite_inputs(r, all_inputs ? NULL : live));
 	for (size_t i = 0; i < r->from->nops; i++) {
 		const mil_op *op = &r->from->ops[i];
@@ -167,8 +166,9 @@ static an_status dce(an_function *f, bool all_inputs, an_function **out)
 {
 	rewrite r;
 	an_status s = rewrite_begin(&r, f, "dce");
+	bool *live = s == AN_OK ? pass_live(f, &r.scratch) : NULL;
 	if (s == AN_OK)
-		s = copy_live(&r, all_inputs);
+		s = live ? rewrite_live(&r, live, all_inputs) : fail_memory(f->program->ctx, f->nvalues);
 	return rewrite_end(&r, s, out);
 }
 
@@ -203,7 +203,8 @@ static bool same_literal(const mil_literal *a, const mil_literal *b)
 	}
 	if (a->bytes && b->bytes)
 		return a->bytes == b->bytes || memcmp(a->bytes, b->bytes, an_type_bytes(&a->type)) == 0;
-	return a->kind == LIT_BLOB && b->kind == LIT_BLOB && a->offset == b->offset && strcmp(a->path, b->path) == 0;
+	return a->kind == LIT_BLOB && b->kind == LIT_BLOB && a->offset == b->offset &&
+	       strcmp(a->path, b->path) == 0;
 }
 
 static uint64_t hash_op(const mil_op *op, const an_value *map)
