@@ -400,6 +400,8 @@ static an_status read_merge(reader *r, size_t rank, const json_t *e)
 	size_t left_len, right_len;
 	if (json_is_string(e)) {
 		left = json_string_value(e);
+		if (strncmp(left, "#version", 8) == 0) /* the first line of old merges files */
+			return AN_OK;
 		const char *space = strchr(left, ' ');
 		if (!space || strchr(space + 1, ' '))
 			return BAD(r, "model.merges[%zu]: \"%s\" is not two tokens with a space between them",
