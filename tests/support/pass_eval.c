@@ -29,7 +29,11 @@ static const double *data(const env *e, const char *name)
 	an_value v = arg(e, name);
 	return v == AN_NO_VALUE ? NULL : e->value[v];
 }
-static double number(const env *e, const char *name) { return fn_arg_float(e->f, e->op, name); }
+/* A parameter has the type of the operation, also where a default stands in for it. */
+static double number(const env *e, const char *name)
+{
+	return eval_round(fn_arg_float(e->f, e->op, name), (an_dtype)type_of(e, arg(e, "x"))->dtype);
+}
 
 static double *scratch(int64_t n) { return malloc((size_t)n * sizeof(double)); }
 

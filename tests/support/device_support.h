@@ -1,0 +1,31 @@
+/* Helpers of the tests that run programs on a device. */
+#ifndef SUPPORT_DEVICE_H
+#define SUPPORT_DEVICE_H
+
+#include "anneal/device.h"
+#include "support/mil_support.h"
+#include "support/pass_eval.h"
+
+/* A context with so many threads (0: the default) and a soft device in it. */
+an_ctx *device_ctx(int threads);
+an_device *device_soft(an_ctx *ctx, const char *numerics, bool fusion);
+
+/* Fills an array of type t with draws from [low, high): floats rounded to their type, ints floored,
+ * bools by a coin.  Element i depends on (seed, stream, i) alone. */
+void device_fill(const an_type *t, void *bytes, uint64_t seed, uint64_t stream, double low, double high);
+void device_doubles(const an_type *t, const void *bytes, double *out);
+
+/* A call of f with a new buffer bound to every port, inputs filled (stream = index). */
+an_call *device_call(an_device *d, an_function *f, uint64_t seed, double low, double high);
+/* What is bound to a port, by its index in inputs-then-outputs order. */
+void *device_bytes(an_call *c, int port);
+
+/* Runs f, and f with every value as an output, unfused, on random inputs; fails unless
+ *   - the outputs of both runs have the same bits, if `same_bits`;
+ *   - every operation's result is what double precision gives for the operands that the device
+ *     had, within the error that the operation's arithmetic may make (see tolerance() for
+ *     the bounds). */
+void device_check(an_ctx *ctx, const char *numerics, an_function *f, uint64_t seed, double low, double high,
+		  bool same_bits);
+
+#endif
