@@ -67,7 +67,7 @@ typedef struct dataset {
 static unsigned char *read_idx(const char *folder, const char *name, unsigned magic, size_t item, int *n)
 {
 	char command[4096];
-	snprintf(command, sizeof command, "gzip -dc '%s/%s.gz'", folder, name);
+	snprintf(command, sizeof command, "gzip -dc '%s/%s.gz' 2>/dev/null", folder, name);
 	FILE *pipe = popen(command, "r");
 	unsigned char header[16] = {0};
 	size_t header_size = item > 1 ? 16 : 8; /* images have height and width, labels have not */
