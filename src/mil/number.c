@@ -265,7 +265,7 @@ static mil_number parse_int(const char *s, size_t n, an_dtype t, void *out)
 static bool parse_nan_bits(const char *s, size_t n, an_dtype t, void *out)
 {
 	uint32_t bits = 0;
-	if (n < 8 || n > 14 || strncmp(s, "nan(0x", 6) || s[n - 1] != ')')
+	if (n < 8 || n > 15 || strncmp(s, "nan(0x", 6) || s[n - 1] != ')')
 		return false;
 	for (size_t i = 6; i < n - 1; i++) {
 		int d = hex_digit(s[i]);

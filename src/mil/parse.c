@@ -35,6 +35,7 @@ typedef struct parser {
 	size_t bytes_cap;
 	const char **strings;
 	size_t strings_cap;
+	bool in_blob; /* between the parentheses of BLOBFILE */
 } parser;
 
 /* ---- Tokens and errors ------------------------------------------------------------- */
@@ -348,7 +349,10 @@ static bool parse_blob(parser *ps, mil_literal *out)
 		mil_literal l;
 		TRY_TRUE(take_name(ps, "'path' or 'offset'", &key) && take(ps, '='));
 		value = ps->tok;
-		TRY_TRUE(parse_literal(ps, &l));
+		ps->in_blob = true; /* its own arguments stand in the text: nothing nests */
+		bool good = parse_literal(ps, &l);
+		ps->in_blob = false;
+		TRY_TRUE(good);
 		if (token_word(&key, "path") && l.type.dtype == AN_STRING && l.type.rank == 0) {
 			path = true;
 			out->path = l.strings[0];
@@ -375,7 +379,7 @@ static bool parse_blob(parser *ps, mil_literal *out)
 static bool parse_value(parser *ps, mil_literal *out)
 {
 	const an_type *t = &out->type;
-	if (token_word(&ps->tok, "BLOBFILE"))
+	if (token_word(&ps->tok, "BLOBFILE") && !ps->in_blob)
 		return parse_blob(ps, out);
 	if (t->rank == 0)
 		TRY_TRUE(parse_element(ps, t, 0));
@@ -394,7 +398,7 @@ static bool parse_value(parser *ps, mil_literal *out)
 	return out->strings || out->bytes || out_of_memory(ps);
 }
 
-/* TYPE(value); without recursion beyond BLOBFILE's own two literals. */
+/* TYPE(value) */
 static bool parse_literal(parser *ps, mil_literal *out)
 {
 	*out = (mil_literal){0};
