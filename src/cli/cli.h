@@ -52,21 +52,18 @@ int cli_parse(const cli_command *cmd, const cli_option *rows, int nrows, int arg
 #define CLI_PARSE(cmd, rows, argc, argv) \
 	cli_parse(cmd, rows, (int)(sizeof(rows) / sizeof *(rows)), argc, argv)
 
+/* clang-format off */
 /* Options of everything that runs on a device. */
 typedef struct cli_device {
 	const char *device, *numerics, *isa;
 	int threads;
 } cli_device;
-#define CLI_DEVICE_OPTIONS(d, default_numerics)                                                           \
-	{.help = "Device"},                                                                               \
-	    {"numerics", "PROFILE", "arithmetic: ieee or fast (default " default_numerics ")",            \
-	     .text = &(d).numerics},                                                                      \
-	    {"device", "NAME", "where programs run: soft (default)", .text = &(d).device},                \
-	    {"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &(d).threads}, \
-	{                                                                                                 \
-		"isa", "SETS", "instruction sets that may be used, e.g. portable or avx2,avx512",         \
-		    .text = &(d).isa                                                                      \
-	}
+#define CLI_DEVICE_OPTIONS(d, default_numerics) \
+	{.help = "Device"}, \
+	{"numerics", "PROFILE", "arithmetic: ieee or fast (default " default_numerics ")", .text = &(d).numerics}, \
+	{"device", "NAME", "where programs run: soft (default)", .text = &(d).device}, \
+	{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &(d).threads}, \
+	{"isa", "SETS", "instruction sets to use: portable, or avx2,avx512 and so on (default: all)", .text = &(d).isa}
 
 /* Options that describe a model. */
 typedef struct cli_model {
@@ -74,22 +71,18 @@ typedef struct cli_model {
 	an_llama_config size; /* 0: as the preset has it */
 	bool untied;
 } cli_model;
-#define CLI_MODEL_OPTIONS(m, default_preset)                                                           \
-	{.help = "Model (sizes given here replace the preset's)"},                                     \
-	    {"preset", "NAME",                                                                         \
-	     "tiny, nano, stories15m, stories42m, stories110m, layer768 (default " default_preset ")", \
-	     .text = &(m).preset},                                                                     \
-	    {"dim", "N", "width", 1, 1 << 20, .i32 = &(m).size.dim},                                   \
-	    {"layers", "N", "layers", 1, 1 << 12, .i32 = &(m).size.layers},                            \
-	    {"heads", "N", "attention heads; divides dim", 1, 1 << 16, .i32 = &(m).size.heads},        \
-	    {"kv-heads", "N",     "key/value heads; divides heads (default: heads)",                   \
-	     1,          1 << 16, .i32 = &(m).size.kv_heads},                                          \
-	    {"hidden", "N", "width of the feed-forward network", 1, 1 << 22, .i32 = &(m).size.hidden}, \
-	    {"seq", "N", "longest context, in tokens", 1, 1 << 20, .i32 = &(m).size.seq},              \
-	{                                                                                              \
-		"untied", NULL, "a classifier of its own instead of the embedding table",              \
-		    .flag = &(m).untied                                                                \
-	}
+#define CLI_MODEL_OPTIONS(m, default_preset) \
+	{.help = "Model (sizes given here replace the preset's)"}, \
+	{"preset", "NAME", "tiny, nano, stories15m, stories42m, stories110m, layer768 (default " default_preset ")", \
+	 .text = &(m).preset}, \
+	{"dim", "N", "width", 1, 1 << 20, .i32 = &(m).size.dim}, \
+	{"layers", "N", "layers", 1, 1 << 12, .i32 = &(m).size.layers}, \
+	{"heads", "N", "attention heads; divides dim", 1, 1 << 16, .i32 = &(m).size.heads}, \
+	{"kv-heads", "N", "key/value heads; divides heads (default: heads)", 1, 1 << 16, .i32 = &(m).size.kv_heads}, \
+	{"hidden", "N", "width of the feed-forward network", 1, 1 << 22, .i32 = &(m).size.hidden}, \
+	{"seq", "N", "longest context, in tokens", 1, 1 << 20, .i32 = &(m).size.seq}, \
+	{"untied", NULL, "a classifier of its own instead of the embedding table", .flag = &(m).untied}
+/* clang-format on */
 
 /* ---- Errors ------------------------------------------------------------------------ */
 

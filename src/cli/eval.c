@@ -88,13 +88,15 @@ static int run(int argc, char **argv)
 	const char *ids = NULL, *logits = NULL;
 	int tokens = 0;
 	bool json = false;
+	/* clang-format off */
 	const cli_option rows[] = {
-	    {"tokens", "N", "tokens per window (default: the model's context)", 2, 1 << 20, .i = &tokens},
-	    {"json", NULL, "a JSON object", .flag = &json},
-	    {"ids", "I,J,...", "token ids to compute logits of, instead of a text", .text = &ids},
-	    {"logits", "FILE.npy", "where to write them: fp32 [ids, vocabulary]", .text = &logits},
-	    CLI_DEVICE_OPTIONS(d, "ieee"),
+		{"tokens", "N", "tokens per window (default: the model's context)", 2, 1 << 20, .i = &tokens},
+		{"json", NULL, "a JSON object", .flag = &json},
+		{"ids", "I,J,...", "token ids to compute logits of, instead of a text", .text = &ids},
+		{"logits", "FILE.npy", "where to write them: fp32 [ids, vocabulary]", .text = &logits},
+		CLI_DEVICE_OPTIONS(d, "ieee"),
 	};
+	/* clang-format on */
 	int first = CLI_PARSE(&cmd_eval, rows, argc, argv);
 	if (argc - first < 1)
 		cli_usage("no model folder given");

@@ -90,19 +90,21 @@ static int run(int argc, char **argv)
 	int64_t tokens = 200;
 	an_sample_options sample = {.temperature = 0.8, .seed = 0};
 	bool through = false;
+	/* clang-format off */
 	const cli_option rows[] = {
-	    {"prompt", "TEXT", "how the text begins (default: a beginning)", .text = &prompt},
-	    {"prompt-ids", "I,J,...", "the same as token ids", .text = &prompt_ids},
-	    {"tokens", "N", "tokens to write at most (default 200)", 1, 1e9, .i64 = &tokens},
-	    {"temperature", "X", "0 takes the likeliest token (default 0.8)", 0, 100,
-	     .real = &sample.temperature},
-	    {"top-k", "N", "choose among the N likeliest (default: all)", 0, 1 << 24, .i = &sample.top_k},
-	    {"top-p", "X", "choose among the likeliest that make up X (default: all)", 0, 1,
-	     .real = &sample.top_p},
-	    {"seed", "N", "the same seed writes the same text (default 0)", .u64 = &sample.seed},
-	    {"through-end", NULL, "go on after the end of a text", .flag = &through},
-	    CLI_DEVICE_OPTIONS(d, "fast"),
+		{"prompt", "TEXT", "how the text begins (default: a beginning)", .text = &prompt},
+		{"prompt-ids", "I,J,...", "the same as token ids", .text = &prompt_ids},
+		{"tokens", "N", "tokens to write at most (default 200)", 1, 1e9, .i64 = &tokens},
+		{"temperature", "X", "0 takes the likeliest token (default 0.8)", 0, 100,
+		 .real = &sample.temperature},
+		{"top-k", "N", "choose among the N likeliest (default: all)", 0, 1 << 24, .i = &sample.top_k},
+		{"top-p", "X", "choose among the likeliest that make up X (default: all)", 0, 1,
+		 .real = &sample.top_p},
+		{"seed", "N", "the same seed writes the same text (default 0)", .u64 = &sample.seed},
+		{"through-end", NULL, "go on after the end of a text", .flag = &through},
+		CLI_DEVICE_OPTIONS(d, "fast"),
 	};
+	/* clang-format on */
 	int first = CLI_PARSE(&cmd_generate, rows, argc, argv);
 	if (argc - first != 1)
 		cli_usage("expected one model folder, found %d operands", argc - first);

@@ -47,13 +47,15 @@ static int run(int argc, char **argv)
 {
 	const char *wrt = NULL, *out = NULL, *name = NULL;
 	an_grad_options opt = {0};
+	/* clang-format off */
 	const cli_option rows[] = {
-	    {"wrt", "A,B", "inputs to differentiate by (default: all of floating point)", .text = &wrt},
-	    {"out", "DIR", "folder for fwd.mil, bwd.mil and their constants", .text = &out},
-	    {"function", "NAME", "which function of the program (default: the first)", .text = &name},
-	    {"save-all", NULL, "save everything the backward reads, recompute nothing",
-	     .flag = &opt.save_all},
+		{"wrt", "A,B", "inputs to differentiate by (default: all of floating point)", .text = &wrt},
+		{"out", "DIR", "folder for fwd.mil, bwd.mil and their constants", .text = &out},
+		{"function", "NAME", "which function of the program (default: the first)", .text = &name},
+		{"save-all", NULL, "save everything the backward reads, recompute nothing",
+		 .flag = &opt.save_all},
 	};
+	/* clang-format on */
 	int first = CLI_PARSE(&cmd_grad, rows, argc, argv);
 	if (argc - first != 1)
 		cli_usage("expected one program, found %d operands", argc - first);

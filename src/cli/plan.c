@@ -16,47 +16,117 @@ const cli_command cmd_plan = {
     .run = run,
 };
 
-typedef struct sums {
-	double flops, bytes; /* of a whole update */
-	int entries, dispatches;
-} sums;
+typedef struct plan {
+	const an_plan_entry *entry;
+	int n;
+	int accumulate;
+	const an_chip *chip; /* NULL: no prediction */
+	/* sums over one update */
+	double flops, bytes, tokens, memory, parameters, predicted;
+	int dispatches;
+} plan;
 
-static void print(const an_plan_entry *e)
+static bool on_device(const an_plan_entry *e) { return e->host == AN_HOST_NONE; }
+
+/* What the chip would take for a device program, in seconds. */
+static double predict(const an_chip *chip, const an_plan_entry *e)
 {
-	printf("%-34s %-7s %12s %12s  %s\n", e->name, e->host == AN_HOST_NONE ? "device" : "host",
-	       e->flops ? cli_quantity((double)e->flops) : "-", cli_quantity((double)e->bytes),
-	       e->per_update ? "update" : "");
+	return an_chip_predict(chip, 0, (double)e->flops, (double)e->bytes);
 }
 
-static void print_json(const an_plan_entry *e, bool comma)
+static void sum(plan *p)
 {
-	printf("%s{\"name\": ", comma ? ",\n  " : "\n  ");
-	cli_json_text(stdout, e->name);
-	printf(", \"where\": \"%s\", \"flops\": %lld, \"bytes\": %lld, \"per_update\": %s}",
-	       e->host == AN_HOST_NONE ? "device" : "host", (long long)e->flops, (long long)e->bytes,
-	       e->per_update ? "true" : "false");
+	for (const an_plan_entry *e = p->entry; e < p->entry + p->n; e++) {
+		double runs = e->per_update ? 1 : p->accumulate;
+		p->flops += runs * (double)e->flops;
+		p->bytes += runs * (double)e->bytes;
+		p->dispatches += on_device(e);
+		if (p->chip && on_device(e))
+			p->predicted += runs * predict(p->chip, e);
+	}
+}
+
+static void print(const plan *p)
+{
+	if (p->chip)
+		printf("Times on %s are predicted from published measurements (%s).\n\n", p->chip->name,
+		       p->chip->evidence);
+	printf("%-34s %-7s %10s %10s  %-7s%s\n", "entry", "runs on", "FLOPs", "bytes", "once per",
+	       p->chip ? "  predicted" : "");
+	for (const an_plan_entry *e = p->entry; e < p->entry + p->n; e++) {
+		printf("%-34s %-7s %10s %10s  %-7s", e->name, on_device(e) ? "device" : "host",
+		       e->flops ? cli_quantity((double)e->flops) : "-", cli_quantity((double)e->bytes),
+		       e->per_update ? "update" : "batch");
+		if (p->chip && on_device(e))
+			printf(" %9.3f ms", 1e3 * predict(p->chip, e));
+		putchar('\n');
+	}
+	printf("\nOne update: %.0f tokens, %d device programs and %d host operations in %d micro-batch%s;\n"
+	       "%s FLOPs, %s bytes; %s parameters; peak memory %s bytes.\n",
+	       p->tokens, p->dispatches, p->n - p->dispatches, p->accumulate, p->accumulate == 1 ? "" : "es",
+	       cli_quantity(p->flops), cli_quantity(p->bytes), cli_quantity(p->parameters),
+	       cli_quantity(p->memory));
+	if (p->chip)
+		printf("Device programs on %s, predicted: %.1f ms.\n", p->chip->name, 1e3 * p->predicted);
+}
+
+static void print_json(const plan *p)
+{
+	printf("{\"entries\": [");
+	for (const an_plan_entry *e = p->entry; e < p->entry + p->n; e++) {
+		printf("%s\n  {\"name\": ", e > p->entry ? "," : "");
+		cli_json_text(stdout, e->name);
+		printf(", \"where\": \"%s\", \"flops\": %lld, \"bytes\": %lld, \"per_update\": %s",
+		       on_device(e) ? "device" : "host", (long long)e->flops, (long long)e->bytes,
+		       e->per_update ? "true" : "false");
+		if (p->chip && on_device(e)) {
+			printf(", \"predicted_seconds\": ");
+			cli_json_number(stdout, predict(p->chip, e));
+		}
+		printf("}");
+	}
+	printf("\n ],\n \"flops\": %.0f, \"bytes\": %.0f, \"tokens\": %.0f, \"dispatches\": %d, "
+	       "\"parameters\": %.0f,\n \"memory\": %.0f",
+	       p->flops, p->bytes, p->tokens, p->dispatches, p->parameters, p->memory);
+	if (p->chip) {
+		printf(", \"chip\": \"%s\", \"predicted_seconds\": ", p->chip->name);
+		cli_json_number(stdout, p->predicted);
+	}
+	printf("}\n");
 }
 
 static int run(int argc, char **argv)
 {
 	cli_device d = {0};
 	cli_model m = {0};
-	an_train_options opt = {.steps = 1};
+	an_train_options opt = {.steps = 1, .batch = 1, .accumulate = 1};
+	const char *chip = NULL;
 	int32_t vocab = 0;
 	bool json = false;
+	/* clang-format off */
 	const cli_option rows[] = {
-	    {"batch", "N", "sequences per micro-batch (default 1)", 1, 1 << 16, .i = &opt.batch},
-	    {"tokens", "N", "tokens per sequence (default: the longest context)", 1, 1 << 20,
-	     .i = &opt.tokens},
-	    {"accumulate", "N", "micro-batches per update (default 1)", 1, 1 << 16, .i = &opt.accumulate},
-	    {"vocab", "N", "tokens in the vocabulary (default: the preset's)", 1, 1 << 24, .i32 = &vocab},
-	    {"json", NULL, "a JSON object", .flag = &json},
-	    CLI_MODEL_OPTIONS(m, "tiny"),
-	    CLI_DEVICE_OPTIONS(d, "fast"),
+		{"batch", "N", "sequences per micro-batch (default 1)", 1, 1 << 16, .i = &opt.batch},
+		{"tokens", "N", "tokens per sequence (default: the longest context)", 1, 1 << 20, .i = &opt.tokens},
+		{"accumulate", "N", "micro-batches per update (default 1)", 1, 1 << 16, .i = &opt.accumulate},
+		{"vocab", "N", "tokens in the vocabulary (default: the preset's)", 1, 1 << 24, .i32 = &vocab},
+		{"chip", "NAME", "predict the times of device programs on a chip, e.g. m1", .text = &chip},
+		{"json", NULL, "a JSON object", .flag = &json},
+		CLI_MODEL_OPTIONS(m, "tiny"),
+		CLI_DEVICE_OPTIONS(d, "fast"),
 	};
+	/* clang-format on */
 	int first = CLI_PARSE(&cmd_plan, rows, argc, argv);
 	if (first < argc)
 		cli_usage("unexpected operand \"%s\"", argv[first]);
+	plan p = {.accumulate = opt.accumulate};
+	if (chip && !(p.chip = an_chip_find(chip))) {
+		char known[128] = "";
+		for (int i = 0; an_chip_at(i); i++)
+			snprintf(known + strlen(known), sizeof known - strlen(known), " %s",
+				 an_chip_at(i)->name);
+		cli_usage("--chip: nothing is known of \"%s\"; known are%s", chip, known);
+	}
+
 	an_ctx *ctx = cli_open_ctx(&d);
 	an_device *device = cli_open_device(ctx, &d, "fast");
 	an_llama_config c = cli_model_config(ctx, &m, "tiny");
@@ -66,38 +136,15 @@ static int run(int argc, char **argv)
 	an_trainer *t;
 	cli_check(ctx, an_llama_new(ctx, &c, &model));
 	cli_check(ctx, an_trainer_plan_only(device, model, &opt, &t));
-
-	const an_plan_entry *e;
-	sums s = {.entries = an_trainer_plan(t, &e)};
-	int accumulate = opt.accumulate ? opt.accumulate : 1;
+	p.n = an_trainer_plan(t, &p.entry);
+	p.tokens = (double)(opt.tokens ? opt.tokens : c.seq) * opt.batch * opt.accumulate;
+	p.parameters = (double)an_model_param_count(model);
+	p.memory = (double)an_trainer_memory(t);
+	sum(&p);
 	if (json)
-		printf("{\"entries\": [");
+		print_json(&p);
 	else
-		printf("%-34s %-7s %12s %12s\n", "entry", "runs on", "FLOPs", "bytes");
-	for (int i = 0; i < s.entries; i++) {
-		double runs = e[i].per_update ? 1 : accumulate;
-		s.flops += runs * (double)e[i].flops;
-		s.bytes += runs * (double)e[i].bytes;
-		s.dispatches += e[i].host == AN_HOST_NONE;
-		if (json)
-			print_json(&e[i], i > 0);
-		else
-			print(&e[i]);
-	}
-	double tokens = (double)(opt.tokens ? opt.tokens : c.seq) * (opt.batch ? opt.batch : 1) * accumulate;
-	double memory = (double)an_trainer_memory(t);
-	if (json)
-		printf("\n ],\n \"flops\": %.0f, \"bytes\": %.0f, \"tokens\": %.0f, \"dispatches\": %d, "
-		       "\"parameters\": %lld,\n \"memory\": %.0f}\n",
-		       s.flops, s.bytes, tokens, s.dispatches, (long long)an_model_param_count(model),
-		       memory);
-	else
-		printf("\nOne update: %.0f tokens, %d device programs and %d host operations per micro-batch "
-		       "and "
-		       "update,\n%s FLOPs, %s bytes; %s parameters; peak memory %s bytes.\n",
-		       tokens, s.dispatches, s.entries - s.dispatches, cli_quantity(s.flops),
-		       cli_quantity(s.bytes), cli_quantity((double)an_model_param_count(model)),
-		       cli_quantity(memory));
+		print(&p);
 	an_trainer_free(t);
 	an_model_free(model);
 	an_device_close(device);

@@ -134,14 +134,16 @@ static int run(int argc, char **argv)
 	cli_list in = {0}, out = {0};
 	const char *name = NULL, *random_text = NULL;
 	uint64_t random = 0;
+	/* clang-format off */
 	const cli_option rows[] = {
-	    {"in", "NAME=FILE.npy", "an input", .list = &in},
-	    {"out", "NAME=FILE.npy", "where to write an output", .list = &out},
-	    {"random", "SEED", "fill inputs that are not given with numbers in [-1, 1)",
-	     .text = &random_text},
-	    {"function", "NAME", "which function of the program (default: the first)", .text = &name},
-	    CLI_DEVICE_OPTIONS(d, "ieee"),
+		{"in", "NAME=FILE.npy", "an input", .list = &in},
+		{"out", "NAME=FILE.npy", "where to write an output", .list = &out},
+		{"random", "SEED", "fill inputs that are not given with numbers in [-1, 1)",
+		 .text = &random_text},
+		{"function", "NAME", "which function of the program (default: the first)", .text = &name},
+		CLI_DEVICE_OPTIONS(d, "ieee"),
 	};
+	/* clang-format on */
 	int first = CLI_PARSE(&cmd_run, rows, argc, argv);
 	if (argc - first != 1)
 		cli_usage("expected one program, found %d operands", argc - first);

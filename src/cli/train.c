@@ -139,6 +139,21 @@ static bool report(void *user, const an_train_report *r)
 	return !interrupted;
 }
 
+/* A word as the shell wants it, after a space. */
+static void quoted(FILE *f, const char *word)
+{
+	putc(' ', f);
+	if (*word &&
+	    !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=,:+")]) {
+		fputs(word, f);
+		return;
+	}
+	putc('\'', f);
+	for (; *word; word++)
+		fputs(*word == '\'' ? "'\\''" : (char[]){*word, 0}, f);
+	putc('\'', f);
+}
+
 /* The command as typed, for the shell, with --resume. */
 static char *resume_command(int argc, char **argv)
 {
@@ -151,10 +166,7 @@ static char *resume_command(int argc, char **argv)
 	bool there = false;
 	for (int i = 0; i < argc; i++) {
 		there |= strcmp(argv[i], "--resume") == 0;
-		bool plain = *argv[i] &&
-			     !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-						      "0123456789-_./=,:+")];
-		fprintf(f, plain ? " %s" : " '%s'", argv[i]);
+		quoted(f, argv[i]);
 	}
 	fputs(there ? "" : " --resume", f);
 	fclose(f);
@@ -207,40 +219,45 @@ static int run(int argc, char **argv)
 				.report = report,
 				.user = &p,
 				.warmup = UNSET};
+	/* clang-format off */
 	const cli_option rows[] = {
-	    {"out", "DIR", "where everything goes (default: TEXT.anneal)", .text = &out},
-	    {"resume", NULL, "continue from the last checkpoint in DIR", .flag = &resume},
-	    {"init", "FOLDER", "start from a Hugging Face model folder", .text = &init},
-	    {.help = "Text"},
-	    {"vocab", "N", "tokens of the tokenizer that is trained (default 2048)", 257, 65536,
-	     .i32 = &data.vocab},
-	    {"tokenizer", "FILE", "take this tokenizer.json instead", .text = &data.tokenizer},
-	    {"valid", "FILE", "validation text", .text = &data.valid},
-	    {"valid-share", "X", "or the last X of the texts, 0: none (default 0.1)", 0, 0.9,
-	     .real = &data.valid_share},
-	    CLI_MODEL_OPTIONS(size, "tiny"),
-	    {.help = "Training"},
-	    {"steps", "N", "updates (default 1000)", 1, 1e12, .i64 = &opt.steps},
-	    {"batch", "N", "sequences per micro-batch (default 8)", 1, 1 << 16, .i = &opt.batch},
-	    {"accumulate", "N", "micro-batches per update (default 1)", 1, 1 << 16, .i = &opt.accumulate},
-	    {"lr", "X", "learning rate (default 0.001)", 1e-12, 1e3, .real = &opt.lr},
-	    {"min-lr", "X", "share of it that is left at the end (default 0.1)", 0, 1, .real = &opt.min_lr},
-	    {"warmup", "N", "updates until it is reached (default: steps / 20)", 0, 1e12, .i64 = &opt.warmup},
-	    {"decay", "X", "AdamW's weight decay (default 0.1)", 0, 1e3, .real = &opt.decay},
-	    {"clip", "X", "largest norm of the gradient, -1: any (default 1)", -1, 1e9, .real = &opt.clip},
-	    {"seed", "N", "of initial weights and batches (default 0)", .u64 = &opt.seed},
-	    {"eval-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
-	     .i64 = &opt.eval_every},
-	    {"save-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
-	     .i64 = &opt.save_every},
-	    {"eval-tokens", "N", "validation tokens per evaluation, 0: all (default 0)", 0, 1e12,
-	     .i64 = &opt.eval_tokens},
-	    {"dump", "DIR", "write every program that is executed there", .text = &opt.dump_dir},
-	    {.help = "Output"},
-	    {"log", NULL, "a line for every update", .flag = &p.every},
-	    {"json", NULL, "a JSON object for every event, on standard output", .flag = &p.json},
-	    CLI_DEVICE_OPTIONS(d, "fast"),
+		{"out", "DIR", "where everything goes (default: TEXT.anneal)", .text = &out},
+		{"resume", NULL, "continue from the last checkpoint in DIR", .flag = &resume},
+		{"init", "FOLDER", "start from a Hugging Face model folder", .text = &init},
+		{.help = "Text"},
+		{"vocab", "N", "tokens of the tokenizer that is trained (default 2048)", 257, 65536,
+		 .i32 = &data.vocab},
+		{"tokenizer", "FILE", "take this tokenizer.json instead", .text = &data.tokenizer},
+		{"valid", "FILE", "validation text", .text = &data.valid},
+		{"valid-share", "X", "or the last X of the texts, 0: none (default 0.1)", 0, 0.9,
+		 .real = &data.valid_share},
+		CLI_MODEL_OPTIONS(size, "tiny"),
+		{.help = "Training"},
+		{"steps", "N", "updates (default 1000)", 1, 1e12, .i64 = &opt.steps},
+		{"batch", "N", "sequences per micro-batch (default 8)", 1, 1 << 16, .i = &opt.batch},
+		{"accumulate", "N", "micro-batches per update (default 1)", 1, 1 << 16, .i = &opt.accumulate},
+		{"lr", "X", "learning rate (default 0.001)", 1e-12, 1e3, .real = &opt.lr},
+		{"min-lr", "X", "share of it that is left at the end (default 0.1)", 0, 1,
+		 .real = &opt.min_lr},
+		{"warmup", "N", "updates until it is reached (default: steps / 20)", 0, 1e12,
+		 .i64 = &opt.warmup},
+		{"decay", "X", "AdamW's weight decay (default 0.1)", 0, 1e3, .real = &opt.decay},
+		{"clip", "X", "largest norm of the gradient, -1: any (default 1)", -1, 1e9,
+		 .real = &opt.clip},
+		{"seed", "N", "of initial weights and batches (default 0)", .u64 = &opt.seed},
+		{"eval-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
+		 .i64 = &opt.eval_every},
+		{"save-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
+		 .i64 = &opt.save_every},
+		{"eval-tokens", "N", "validation tokens per evaluation, 0: all (default 0)", 0, 1e12,
+		 .i64 = &opt.eval_tokens},
+		{"dump", "DIR", "write every program that is executed there", .text = &opt.dump_dir},
+		{.help = "Output"},
+		{"log", NULL, "a line for every update", .flag = &p.every},
+		{"json", NULL, "a JSON object for every event, on standard output", .flag = &p.json},
+		CLI_DEVICE_OPTIONS(d, "fast"),
 	};
+	/* clang-format on */
 	int first = CLI_PARSE(&cmd_train, rows, argc, argv);
 	/* in the library's options 0 asks for the default; on the command line it means none */
 	opt.min_lr = opt.min_lr == 0 ? -1 : opt.min_lr;
