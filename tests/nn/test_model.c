@@ -257,6 +257,69 @@ static void impossible_functions_are_refused(void **state)
 	an_model_free(m);
 }
 
+/* ---- Out of memory ----------------------------------------------------------------- */
+
+/* Allows so many allocations, then refuses all; counts bytes in use. */
+typedef struct rationed {
+	int left;
+	size_t used;
+} rationed;
+
+static void *ration(void *user, void *p, size_t old_size, size_t new_size)
+{
+	rationed *r = user;
+	if (new_size > old_size && r->left-- <= 0)
+		return NULL;
+	if (new_size == 0) {
+		free(p);
+		p = NULL;
+	} else if (!(p = realloc(p, new_size)))
+		return NULL;
+	r->used += new_size - old_size;
+	return p;
+}
+
+/* Builds a model and all its functions. */
+static an_status build_all(an_ctx *c)
+{
+	an_model *m = NULL;
+	an_program *p = NULL;
+	an_function *f;
+	an_status s = an_llama_new(c, &odd, &m);
+	if (s == AN_OK)
+		s = an_program_new(c, &p);
+	if (s == AN_OK)
+		s = an_model_build(m, p, "layer", 2, 24, &f);
+	if (s == AN_OK)
+		s = an_model_build(m, p, "head", 2, 24, &f);
+	if (s == AN_OK)
+		s = an_model_build_decode(m, p, 4, 20, &f);
+	an_program_free(p);
+	an_model_free(m);
+	return s;
+}
+
+/* With one more allocation allowed each time, everything fails cleanly until it succeeds. */
+static void memory_may_run_out_anywhere(void **state)
+{
+	(void)state;
+	an_status s = AN_MEMORY;
+	int allowed = 0;
+	for (; s != AN_OK; allowed++) {
+		rationed r = {.left = 1 << 20};
+		an_allocator a = {.resize = ration, .user = &r};
+		an_ctx *c;
+		assert_int_equal(an_ctx_open(&(an_ctx_options){.allocator = &a}, &c), AN_OK);
+		r.left = allowed;
+		s = build_all(c);
+		if (s != AN_OK && !strstr(an_message(c), "out of memory"))
+			fail_msg("after %d allocations: %s, %s", allowed, an_status_name(s), an_message(c));
+		an_ctx_close(c);
+		assert_int_equal(r.used, 0);
+	}
+	assert_true(allowed > 10); /* it did run out */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -267,6 +330,7 @@ int main(void)
 	    cmocka_unit_test(table_is_consistent),
 	    cmocka_unit_test(initialisation_is_the_generators),
 	    cmocka_unit_test(impossible_functions_are_refused),
+	    cmocka_unit_test(memory_may_run_out_anywhere),
 	};
 	return cmocka_run_group_tests(tests, open_ctx, close_ctx);
 }
