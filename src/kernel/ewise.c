@@ -105,8 +105,6 @@ void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int no
 	}
 	if (s->folded[j] && !s->folded[j - 1])
 		width = MAX(width, EW_LANES);
-	for (int d = 0; d < s->rank; d++)
-		s->block[d] = 1;
 	s->block[j] = MAX(MIN(s->dim[j], width), 1);
 	s->block[j - 1] = MAX(MIN(s->dim[j - 1], limit / s->block[j]), 1);
 }
