@@ -82,7 +82,8 @@ char *cli_format(const char *fmt, ...)
 
 static void help(const cli_command *cmd, const cli_option *rows, int nrows)
 {
-	printf("Usage: anneal %s [OPTION]... %s\n\n%s.\n", cmd->name, cmd->operands, cmd->summary);
+	printf("Usage: anneal %s [OPTION]... %s\n\n%c%s.\n", cmd->name, cmd->operands,
+	       toupper((unsigned char)*cmd->summary), cmd->summary + 1);
 	if (cmd->details)
 		printf("\n%s\n", cmd->details);
 	if (nrows > 0 && rows[0].name)

@@ -27,6 +27,6 @@ same 'reports of files' 3 "$(grep -c '"file"' out)"
 has out '"ok": true, "diagnostics": \[\]'
 has out 'two.mil", "ok": false, "diagnostics": \[\{"line": [56], "column": [0-9]+, "text": "'
 has out 'absent.mil", "ok": false'
-perl -e 'eval { require JSON::PP } or exit; local $/; $j = JSON::PP::decode_json(<STDIN>); exit @{$j->[1]{diagnostics}} < 1' \
+perl -e 'eval { require JSON::PP } or exit; local $/; $j = JSON::PP::decode_json(<STDIN>); exit(@{$j->[1]{diagnostics}} < 1)' \
 	< out || bad 'lint --json is not JSON'
 finish
