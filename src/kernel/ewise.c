@@ -95,6 +95,8 @@ void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int no
 			for (int d = 0; d < j; d++)
 				if (s->stride[o][d] == 1)
 					other = d;
+	for (int d = 0; d < s->rank; d++)
+		s->block[d] = 1;
 	int width = limit;
 	if (other >= 0) {
 		for (int d = other; d < j - 1; d++)
