@@ -71,6 +71,7 @@ typedef struct fuser {
 	soft_fn *s;
 	int *stamp, round; /* by group: the search in which it was visited */
 	int *stack;
+	int *reader; /* by value: 1 + the last node seen that reads it */
 } fuser;
 
 /* Whether something outside groups a and b runs after one of them and before one of them. */
@@ -128,15 +129,19 @@ static void split(soft_fn *s, int a, int b)
 
 static bool constant(const soft_fn *s, int node) { return s->values[s->nodes[node].out].constant; }
 
-/* Points of a group's index space. */
-static int64_t elements(const soft_fn *s, int group)
+static int64_t elements_of(const soft_value *v)
 {
-	const soft_node *n = &s->nodes[group];
-	const soft_value *v = &s->values[n->kind == NODE_REDUCE ? n->in[0] : n->out];
 	int64_t count = 1;
 	for (int i = 0; i < v->rank; i++)
 		count *= v->dim[i];
 	return count;
+}
+
+/* Points of a group's index space. */
+static int64_t elements(const soft_fn *s, int group)
+{
+	const soft_node *n = &s->nodes[group];
+	return elements_of(&s->values[n->kind == NODE_REDUCE ? n->in[0] : n->out]);
 }
 
 static void try_to_join(fuser *f, int a, int b)
@@ -156,7 +161,8 @@ static void try_to_join(fuser *f, int a, int b)
 		s->nodes[i].group = first;
 }
 
-/* Joins nodes with those whose results they read, then groups that read the same memory. */
+/* Joins nodes with those whose results they read, then groups that read the same memory: each
+ * reader of a value with the one before it. */
 static void make_groups(fuser *f)
 {
 	soft_fn *s = f->s;
@@ -166,10 +172,16 @@ static void make_groups(fuser *f)
 				try_to_join(f, s->nodes[s->nodes[i].before[j]].group, s->nodes[i].group);
 	for (int i = 0; i < (int)s->nnodes; i++) {
 		const soft_node *n = &s->nodes[i];
-		/* readers of what n wrote */
-		for (int j = 0; j < n->nafter; j++)
-			for (int k = 0; k < j; k++)
-				try_to_join(f, s->nodes[n->after[k]].group, s->nodes[n->after[j]].group);
+		if (n->group < 0 || !soft_fusable(n))
+			continue;
+		for (int j = 0; j < n->nin; j++) {
+			int root = s->values[n->in[j]].root;
+			if (s->values[root].bytes && elements_of(&s->values[root]) == 1)
+				continue;
+			if (f->reader[root] > 0)
+				try_to_join(f, s->nodes[f->reader[root] - 1].group, n->group);
+			f->reader[root] = i + 1;
+		}
 	}
 }
 
@@ -193,10 +205,11 @@ an_status soft_fuse(soft_fn *s)
 	size_t n = s->nnodes + 1;
 	fuser f = {.s = s,
 		   .stamp = arena_array(s->tmp, n, sizeof(int)),
-		   .stack = arena_array(s->tmp, n, sizeof(int))};
+		   .stack = arena_array(s->tmp, n, sizeof(int)),
+		   .reader = arena_array(s->tmp, s->nvalues + 1, sizeof(int))};
 	bool *done = arena_array(s->tmp, n, sizeof *done);
 	s->order = arena_array(s->tmp, n, sizeof *s->order);
-	if (!f.stamp || !f.stack || !done || !s->order)
+	if (!f.stamp || !f.stack || !f.reader || !done || !s->order)
 		return fail_memory(s->ctx, 0);
 	for (int i = 0; i < (int)s->nnodes; i++) {
 		s->nodes[i].next = -1;
