@@ -43,40 +43,21 @@ an_status pass_function_new(an_program *p, const char *base, const char *suffix,
 bool *pass_live(const an_function *f, arena *a);
 
 /* The output v of f under the name `name`: an identity operation if v is an input or an output already
- * under another name; evicts another value of that name.  *out is the value with the name. */
+ * under another name; evicts another value of that name. */
 an_status pass_output(an_function *f, an_value v, const char *name);
 
 /* ---- Building -------------------------------------------------------------------- */
 
+/* clang-format off */
 /* Arguments for an_emit. */
-#define ARG_VALUE(param, x)                              \
-	{                                                \
-		param, AN_ARG_VALUE, 1, { .value = (x) } \
-	}
-#define ARG_INTS(param, n, x)                            \
-	{                                                \
-		param, AN_ARG_INTS, (n), { .ints = (x) } \
-	}
-#define ARG_INT(param, x)                          \
-	{                                          \
-		param, AN_ARG_INT, 1, { .i = (x) } \
-	}
-#define ARG_BOOL(param, x)                          \
-	{                                           \
-		param, AN_ARG_BOOL, 1, { .b = (x) } \
-	}
-#define ARG_FLOAT(param, x)                          \
-	{                                            \
-		param, AN_ARG_FLOAT, 1, { .f = (x) } \
-	}
-#define ARG_STRING(param, x)                          \
-	{                                             \
-		param, AN_ARG_STRING, 1, { .s = (x) } \
-	}
-#define ARG_VALUES(param, n, x)                                   \
-	{                                                         \
-		param, AN_ARG_VALUES, (int)(n), { .values = (x) } \
-	}
+#define ARG_VALUE(param, x)     {param, AN_ARG_VALUE, 1, {.value = (x)}}
+#define ARG_INTS(param, n, x)   {param, AN_ARG_INTS, (n), {.ints = (x)}}
+#define ARG_INT(param, x)       {param, AN_ARG_INT, 1, {.i = (x)}}
+#define ARG_BOOL(param, x)      {param, AN_ARG_BOOL, 1, {.b = (x)}}
+#define ARG_FLOAT(param, x)     {param, AN_ARG_FLOAT, 1, {.f = (x)}}
+#define ARG_STRING(param, x)    {param, AN_ARG_STRING, 1, {.s = (x)}}
+#define ARG_VALUES(param, n, x) {param, AN_ARG_VALUES, (int)(n), {.values = (x)}}
+/* clang-format on */
 an_value pass_emit(an_builder *b, int op, const an_arg *args, int nargs);
 /* An operation with one result: EMIT(b, OP_TILE, ARG_VALUE("x", x), ARG_INTS("reps", rank, reps)). */
 #define EMIT(b, op, ...) \
