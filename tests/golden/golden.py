@@ -70,8 +70,32 @@ def make_tokens():
     return np.array(tokens)
 
 
+def permute(epoch, position, windows):
+    """Four Feistel rounds on 2h bits, repeated until the result is a window."""
+    h = 1
+    while 4**h < windows:
+        h += 1
+    mask, x = 2**h - 1, position
+    while True:
+        left, right = x >> h, x & mask
+        for r in range(4):
+            left, right = right, left ^ int(bits(SEED, 2**32, (4 * epoch + r) * 2**32 + right)) & mask
+        x = left << h | right
+        if x < windows:
+            return x
+
+
 def batch(tokens, step):
-    raise NotImplementedError
+    """The trainer's order (src/train/data.h): each epoch visits every window of SEQ tokens once, permuted,
+    from a first token of its own.  -> [BATCH, SEQ + 1]"""
+    windows, left_over = divmod(len(tokens) - 1, SEQ)
+    rows = []
+    for g in range(step * BATCH, (step + 1) * BATCH):
+        epoch, position = divmod(g, windows)
+        shift = int(bits(SEED, 2**32 + 1, epoch)) % (left_over + 1)
+        begin = permute(epoch, position, windows) * SEQ + shift
+        rows.append(tokens[begin : begin + SEQ + 1])
+    return np.stack(rows)
 
 
 # ---- Model -----------------------------------------------------------------------------
