@@ -17,7 +17,7 @@ static an_ctx *ctx_of(const an_builder *b) { return b->f->program->ctx; }
 
 static an_value failed(an_builder *b, an_status s)
 {
-	b->status = s == AN_OK ? AN_INTERNAL : s;
+	b->status = s;
 	return AN_NO_VALUE;
 }
 
@@ -44,8 +44,9 @@ an_value an_input(an_builder *b, const char *name, an_type type)
 	const char *full = b->status == AN_OK ? prefixed(b, name) : NULL;
 	if (!full)
 		return AN_NO_VALUE;
-	an_value v = fn_add_input(b->f, full, type, AN_ROLE_DATA);
-	return v == AN_NO_VALUE ? failed(b, AN_USAGE) : v;
+	an_value v;
+	b->status = fn_append_input(b->f, full, type, AN_ROLE_DATA, &v);
+	return b->status == AN_OK ? v : AN_NO_VALUE;
 }
 
 void an_output(an_builder *b, an_value v)
@@ -74,8 +75,9 @@ static an_value add_const(an_builder *b, const char *name, const mil_literal *li
 	const char *full = name ? fresh(b, name) : NULL;
 	if (name && !full)
 		return AN_NO_VALUE;
-	an_value v = fn_add_const(b->f, full, lit);
-	return v == AN_NO_VALUE ? failed(b, AN_TYPE) : v;
+	an_value v;
+	b->status = fn_append_const(b->f, full, lit, &v);
+	return b->status == AN_OK ? v : AN_NO_VALUE;
 }
 
 an_value an_const(an_builder *b, const char *name, an_type type, const void *data)

@@ -267,29 +267,31 @@ an_status fn_push(an_function *f, mil_op *op, const an_type *types, const char *
 	return AN_OK;
 }
 
-an_value fn_add_input(an_function *f, const char *name, an_type type, an_role role)
+an_status fn_append_input(an_function *f, const char *name, an_type type, an_role role, an_value *out)
 {
 	an_ctx *ctx = f->program->ctx;
-	char *copy;
 	char text[96];
 	if (!mil_is_identifier(name))
-		bad_name(ctx, name);
-	else if (an_function_find(f, name) != AN_NO_VALUE)
-		fail(ctx, AN_USAGE, "function %s: the name %s is taken", f->name, name);
-	else if (!mil_type_fits(&type) || type.dtype == AN_NO_DTYPE || type.dtype == AN_STRING)
-		fail(ctx, AN_USAGE, "function %s: input %s cannot be of type %s", f->name, name,
-		     type.rank > AN_MAX_RANK ? "rank > 5" : an_type_text(&type, text, sizeof text));
-	else if (!(copy = arena_strdup(&f->program->arena, name)) ||
-		 !mem_grow(ctx, &f->inputs, &f->inputs_cap, f->ninputs, sizeof *f->inputs) ||
-		 !mem_grow(ctx, &f->roles, &f->roles_cap, f->ninputs, sizeof *f->roles) ||
-		 !reserve_values(f, 1))
-		fail_memory(ctx, 0);
-	else {
-		f->roles[f->ninputs] = (uint8_t)role;
-		f->inputs[f->ninputs] = add_value(f, copy, type, -1, (int32_t)f->ninputs);
-		return f->inputs[f->ninputs++];
-	}
-	return AN_NO_VALUE;
+		return bad_name(ctx, name);
+	if (an_function_find(f, name) != AN_NO_VALUE)
+		return fail(ctx, AN_USAGE, "function %s: the name %s is taken", f->name, name);
+	if (!mil_type_fits(&type) || type.dtype == AN_NO_DTYPE || type.dtype == AN_STRING)
+		return fail(ctx, AN_USAGE, "function %s: input %s cannot be of type %s", f->name, name,
+			    type.rank > AN_MAX_RANK ? "rank > 5" : an_type_text(&type, text, sizeof text));
+	char *copy = arena_strdup(&f->program->arena, name);
+	if (!copy || !mem_grow(ctx, &f->inputs, &f->inputs_cap, f->ninputs, sizeof *f->inputs) ||
+	    !mem_grow(ctx, &f->roles, &f->roles_cap, f->ninputs, sizeof *f->roles) || !reserve_values(f, 1))
+		return fail_memory(ctx, 0);
+	*out = add_value(f, copy, type, -1, (int32_t)f->ninputs);
+	f->roles[f->ninputs] = (uint8_t)role;
+	f->inputs[f->ninputs++] = *out;
+	return AN_OK;
+}
+
+an_value fn_add_input(an_function *f, const char *name, an_type type, an_role role)
+{
+	an_value v;
+	return fn_append_input(f, name, type, role, &v) == AN_OK ? v : AN_NO_VALUE;
 }
 
 an_status fn_add_output(an_function *f, an_value v)
@@ -423,23 +425,29 @@ static bool literal_equal(const mil_literal *a, const mil_literal *b)
 	return a->strings != NULL;
 }
 
-an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit)
+an_status fn_append_const(an_function *f, const char *name, const mil_literal *lit, an_value *out)
 {
 	bool sharable = lit->bytes || lit->strings;
 	uint64_t h = sharable ? lit_hash(lit) : 0;
 	const table *t = &f->consts;
-	for (size_t i = t->cap && sharable && !name ? h & (t->cap - 1) : SIZE_MAX;
-	     i != SIZE_MAX && t->slot[i]; i = (i + 1) & (t->cap - 1))
-		if (literal_equal(const_literal(f, t->slot[i] - 1), lit))
-			return t->slot[i] - 1;
+	for (size_t i = h & (t->cap - 1); sharable && !name && t->cap && t->slot[i];
+	     i = (i + 1) & (t->cap - 1))
+		if (literal_equal(const_literal(f, t->slot[i] - 1), lit)) {
+			*out = t->slot[i] - 1;
+			return AN_OK;
+		}
 	mil_attr val = {"val", *lit};
-	an_value v;
-	if (fn_append(f, OP_CONST, NULL, NULL, &val, 1, name ? &name : NULL, 1, &v) != AN_OK)
-		return AN_NO_VALUE;
+	TRY(fn_append(f, OP_CONST, NULL, NULL, &val, 1, name ? &name : NULL, 1, out));
 	if (sharable &&
 	    table_reserve(f, &f->consts, 1, hash_const)) /* without memory it is just not shared */
-		table_put(&f->consts, h, v);
-	return v;
+		table_put(&f->consts, h, *out);
+	return AN_OK;
+}
+
+an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit)
+{
+	an_value v;
+	return fn_append_const(f, name, lit, &v) == AN_OK ? v : AN_NO_VALUE;
 }
 
 /* ---- Copies ------------------------------------------------------------------------ */
@@ -493,9 +501,7 @@ an_status fn_clone(an_program *to, const an_function *from, const char *name, an
 	an_status s = map ? AN_OK : fail_memory(to->ctx, from->nvalues * sizeof *map);
 	for (size_t i = 0; s == AN_OK && i < from->ninputs; i++) {
 		const mil_value *v = fn_value(from, from->inputs[i]);
-		map[from->inputs[i]] = fn_add_input(f, v->name, v->type, (an_role)from->roles[i]);
-		if (map[from->inputs[i]] == AN_NO_VALUE)
-			s = AN_MEMORY; /* everything else was right in `from` */
+		s = fn_append_input(f, v->name, v->type, (an_role)from->roles[i], &map[from->inputs[i]]);
 	}
 	for (size_t i = 0; s == AN_OK && i < from->nops; i++)
 		s = fn_copy_op(f, from, &from->ops[i], map);

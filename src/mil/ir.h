@@ -265,6 +265,7 @@ an_status fn_append(an_function *f, int op, const char *name, const mil_use *arg
 /* The unchecked part of it: `op` (its arrays already in the arena) defines values of these
  * types; names are identifiers that are free. */
 an_status fn_push(an_function *f, mil_op *op, const an_type *types, const char *const *names);
+an_status fn_append_input(an_function *f, const char *name, an_type type, an_role role, an_value *out);
 an_value fn_add_input(an_function *f, const char *name, an_type type, an_role role); /* AN_NO_VALUE: failed */
 an_status fn_add_output(an_function *f, an_value v);
 /* Renames a value.  AN_USAGE if the name is taken by another. */
@@ -274,9 +275,10 @@ an_status fn_rename(an_function *f, an_value v, const char *name);
 const char *fn_fresh_name(an_function *f, const char *want);
 /* Whether `name` is an identifier of MIL: [A-Za-z_][A-Za-z0-9_@]*. */
 bool mil_is_identifier(const char *name);
-/* A const op for a literal (copied); AN_NO_VALUE: failed.  With name NULL an equal constant
- * that is there already is used again. */
-an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit);
+/* A const op for a literal (copied).  With name NULL an equal constant that is there already is
+ * used again. */
+an_status fn_append_const(an_function *f, const char *name, const mil_literal *lit, an_value *out);
+an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit); /* AN_NO_VALUE: failed */
 /* Copies op `src` of function `from` into `f`, mapping its values by map[] (indexed by value
  * of `from`), keeping names where free; sets map[] for its results. */
 an_status fn_copy_op(an_function *f, const an_function *from, const mil_op *src, an_value *map);
