@@ -65,8 +65,8 @@ typedef struct an_contraction {
  * the host has to contract.  Seen through: reshapes, casts between float types and a sum over the
  * batch behind the matmul; views and widening casts before it.  Outputs that are not such
  * contractions stay.  Operations and inputs that are no longer needed are dropped.  *out is
- * "<name>_outlined"; the list, in the order of `outputs`, lives in f's program.  AN_USAGE: f
- * has no such output. */
+ * "<name>_outlined", NULL if nothing is left to run (all outputs were products of inputs); the
+ * list, in the order of `outputs`, lives in f's program.  AN_USAGE: f has no such output. */
 AN_API an_status an_outline(an_function *f, const char *const *outputs, int n, an_function **out,
                             an_contraction **list, int *nlist);
 
