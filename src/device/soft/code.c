@@ -337,12 +337,11 @@ static bool keeps_order(const soft_code *code)
 		const int64_t *stride = code->operand[k].stride;
 		int64_t inner = 0;
 		for (int i = code->rank; i-- > 0;) {
-			if (stride[i] < inner)
+			if (stride[i] && stride[i] < inner)
 				return false;
 			inner = stride[i] ? stride[i] : inner;
-			bool alike =
-			    i + 1 < code->rank && ((code->mask >> i ^ code->mask >> (i + 1)) & 1) == 0;
-			if (alike && stride[i] != stride[i + 1] * code->dim[i + 1])
+			bool alike = i + 1 < code->rank && ((code->mask >> i ^ code->mask >> (i + 1)) & 1) == 0;
+			if (stride[i] < 0 || (alike && stride[i] != stride[i + 1] * code->dim[i + 1]))
 				return false;
 		}
 	}

@@ -171,6 +171,45 @@ static void wish(soft_fn *s, int v, soft_place at)
 	}
 }
 
+/* Where value v would be if nobody had wishes: what is computed is row-major. */
+static soft_place natural_place(const soft_fn *s, int v)
+{
+	const soft_value *y = &s->values[v];
+	soft_place p = y->at, of;
+	if (p.storage >= 0)
+		return p;
+	row_major(y->rank, y->dim, p.stride);
+	p.offset = 0;
+	const soft_node *n = y->def < 0 ? NULL : &s->nodes[y->def];
+	if (n && n->kind == NODE_VIEW) {
+		of = natural_place(s, n->in[0]);
+		return view_place(&s->values[n->in[0]], &of, y->rank, &n->u.view);
+	}
+	if (n && n->kind == NODE_RESHAPE) {
+		of = natural_place(s, n->in[0]);
+		soft_place same;
+		if (reshape_place(&s->values[n->in[0]], &of, y, &same))
+			return same;
+	}
+	return p;
+}
+
+/* A reshape that would have to copy wishes for a place of its own instead, which its operand is then
+ * written to; if the wish is not heard, the copy goes there. */
+static an_status reshape_wish(soft_fn *s, const soft_node *n)
+{
+	soft_place from = natural_place(s, n->in[0]), to;
+	soft_value *y = &s->values[n->out];
+	if (y->wish.storage >= 0 || reshape_place(&s->values[n->in[0]], &from, y, &to))
+		return AN_OK;
+	to = (soft_place){.storage = -1};
+	TRY(soft_add_storage(s, y->constant ? STORE_CONST : STORE_SCRATCH, -1, count(y) * (int64_t)k_type_size(y->type),
+	                     &to.storage));
+	row_major(y->rank, y->dim, to.stride);
+	wish(s, n->out, to);
+	return AN_OK;
+}
+
 static an_status wishes(soft_fn *s, soft_place *output)
 {
 	for (size_t i = 0; i < s->f->noutputs; i++) {
@@ -179,6 +218,8 @@ static an_status wishes(soft_fn *s, soft_place *output)
 	}
 	for (size_t i = s->nnodes; i-- > 0;) {
 		const soft_node *n = &s->nodes[i];
+		if (n->kind == NODE_RESHAPE)
+			TRY(reshape_wish(s, n));
 		if (n->kind != NODE_CONCAT)
 			continue;
 		if (s->values[n->out].at.storage < 0)
