@@ -280,7 +280,7 @@ static an_value rope(an_builder *b, const an_llama_config *c, an_value x, an_val
 static an_value feed_forward(an_builder *b, const an_llama_config *c, an_value x, const an_value *w,
 			     int32_t tokens)
 {
-	an_value h = rms_norm(b, c, x, w[0], tokens);
+	an_value h = an_name(b, rms_norm(b, c, x, w[0], tokens), "ffn_in");
 	an_value gate = an_name(b, an_matmul(b, w[1], h, false, false), "gate");
 	an_value up = an_name(b, an_matmul(b, w[2], h, false, false), "up");
 	an_value act = an_mul(b, an_mul(b, gate, an_unary(b, "sigmoid", gate)), up);
@@ -288,19 +288,27 @@ static an_value feed_forward(an_builder *b, const an_llama_config *c, an_value x
 	return an_add(b, x, RESHAPE(b, down, 1, c->dim, 1, tokens));
 }
 
-/* Queries, keys and values of the normalised input h [C,S], split into heads, not yet rotated. */
+/* Queries, keys and values of x, in heads; queries and keys turned by their positions.  The scores' factor
+ * 1/sqrt(D) goes to the queries, before the product: the sums of D products then stay well inside fp16. */
 typedef struct qkv {
 	an_value q, k, v;
 } qkv;
-static qkv project(an_builder *b, const an_llama_config *c, an_value h, const an_value *w, int32_t batch,
-		   int32_t tokens)
+static qkv project(an_builder *b, const an_llama_config *c, an_value x, const an_value *w, an_value cosine,
+		   an_value sine, int32_t batch, int32_t tokens)
 {
 	int32_t groups = c->heads / c->kv_heads;
-	an_value q = an_name(b, an_matmul(b, w[0], h, false, false), "q");
-	an_value k = an_name(b, an_matmul(b, w[1], h, false, false), "k");
-	an_value v = an_name(b, an_matmul(b, w[2], h, false, false), "v");
-	return (qkv){split_heads(b, c, q, groups, batch, tokens), split_heads(b, c, k, 1, batch, tokens),
-		     split_heads(b, c, v, 1, batch, tokens)};
+	int axis = batch == 1 ? 2 : 3; /* of D */
+	an_value h = an_name(b, rms_norm(b, c, x, w[0], batch * tokens), "attn_in");
+	an_value q = an_name(b, an_matmul(b, w[1], h, false, false), "q");
+	an_value k = an_name(b, an_matmul(b, w[2], h, false, false), "k");
+	an_value v = an_name(b, an_matmul(b, w[3], h, false, false), "v");
+	q = rope(b, c, split_heads(b, c, q, groups, batch, tokens), cosine, sine, axis);
+	k = rope(b, c, split_heads(b, c, k, 1, batch, tokens), cosine, sine, axis);
+	return (qkv){
+	    .q = an_name(b, an_scale(b, q, 1 / sqrt(c->head_dim)), "q_turned"),
+	    .k = an_name(b, k, "k_turned"),
+	    .v = split_heads(b, c, v, 1, batch, tokens),
+	};
 }
 
 /* x + wo o for the heads' results o. */
@@ -308,25 +316,22 @@ static an_value project_back(an_builder *b, const an_llama_config *c, an_value x
 			     int32_t batch, int32_t tokens)
 {
 	an_value y = an_name(b, an_matmul(b, wo, join_heads(b, c, o, batch, tokens), false, false), "attn");
-	return an_add(b, x, RESHAPE(b, y, 1, c->dim, 1, batch * tokens));
-}
-
-/* The scores' factor 1/sqrt(D) goes to the queries, before the product: the sums of D products
- * then stay well inside fp16. */
-static an_value scale_queries(an_builder *b, const an_llama_config *c, an_value q)
-{
-	return an_scale(b, q, 1 / sqrt(c->head_dim));
+	return an_name(b, an_add(b, x, RESHAPE(b, y, 1, c->dim, 1, batch * tokens)), "x_mid");
 }
 
 /* ---- Constants ---------------------------------------------------------------------- */
 
+/* By which channels i and i + D/2 turn at position pos. */
+static double angle(const an_llama_config *c, int32_t i, int64_t pos)
+{
+	return (double)pos * pow(c->rope_theta, -2.0 * i / c->head_dim);
+}
+
 void an_model_rope(const an_model *m, int64_t pos, float *cos_out, float *sin_out)
 {
-	const an_llama_config *c = &m->config;
-	for (int i = 0; i < c->head_dim / 2; i++) {
-		double angle = (double)pos * pow(c->rope_theta, -2.0 * i / c->head_dim);
-		cos_out[i] = (float)cos(angle);
-		sin_out[i] = (float)sin(angle);
+	for (int32_t i = 0; i < m->config.head_dim / 2; i++) {
+		cos_out[i] = (float)cos(angle(&m->config, i, pos));
+		sin_out[i] = (float)sin(angle(&m->config, i, pos));
 	}
 }
 
@@ -350,10 +355,6 @@ static an_value table(an_builder *b, an_ctx *ctx, const char *name, int32_t rows
 	return v;
 }
 
-static double angle(const an_llama_config *c, int32_t i, int32_t pos)
-{
-	return pos * pow(c->rope_theta, -2.0 * i / c->head_dim);
-}
 static double rope_cos(const an_llama_config *c, int32_t i, int32_t pos) { return cos(angle(c, i, pos)); }
 static double rope_sin(const an_llama_config *c, int32_t i, int32_t pos) { return sin(angle(c, i, pos)); }
 static double causal(const an_llama_config *c, int32_t query, int32_t key)
@@ -384,15 +385,12 @@ static void build_layer(an_builder *b, const an_model *m, int32_t batch, int32_t
 	an_value cosine = table(b, m->ctx, "rope_cos", c->head_dim / 2, tokens, rope_cos, c);
 	an_value sine = table(b, m->ctx, "rope_sin", c->head_dim / 2, tokens, rope_sin, c);
 	an_value mask = table(b, m->ctx, "causal", tokens, tokens, causal, c);
-	int axis = batch == 1 ? 2 : 3; /* of D in the heads */
 
-	qkv h = project(b, c, rms_norm(b, c, x, w[0], batch * tokens), w + 1, batch, tokens);
-	an_value q = scale_queries(b, c, rope(b, c, h.q, cosine, sine, axis));
-	an_value k = rope(b, c, h.k, cosine, sine, axis);
+	qkv h = project(b, c, x, w, cosine, sine, batch, tokens);
 	/* [.., K, G, T, T]: keys and values have one matrix per group, which broadcasts over G. */
-	an_value scores = an_add(b, an_matmul(b, q, k, true, false), mask);
+	an_value scores = an_name(b, an_add(b, an_matmul(b, h.q, h.k, true, false), mask), "scores");
 	an_value probs = an_name(b, an_softmax(b, scores, -1), "probs");
-	an_value o = an_matmul(b, h.v, probs, false, true); /* [.., K, G, D, T] */
+	an_value o = an_name(b, an_matmul(b, h.v, probs, false, true), "heads"); /* [.., K, G, D, T] */
 	x = project_back(b, c, x, w[4], o, batch, tokens);
 	an_output(b, an_name(b, feed_forward(b, c, x, w + 5, batch * tokens), "y"));
 }
@@ -419,15 +417,13 @@ static void build_decode(an_builder *b, const an_model *m, int32_t width, int32_
 	param_inputs(b, m, &m->segment[0], w);
 	an_value mask = table(b, m->ctx, "causal", width, width, causal, c);
 
-	qkv h = project(b, c, rms_norm(b, c, x, w[0], width), w + 1, 1, width);
-	an_value q = scale_queries(b, c, rope(b, c, h.q, cosine, sine, 2)); /* [K, G, D, W] */
-	an_value k = rope(b, c, h.k, cosine, sine, 2);                      /* [K, 1, D, W] */
+	qkv h = project(b, c, x, w, cosine, sine, 1, width); /* q [K, G, D, W], k and v [K, 1, D, W] */
 	/* A cache row is one token's K heads; as matrices [K, 1, N, D] it is only seen differently. */
 	an_value k_old = TRANSPOSE(b, RESHAPE(b, k_cache, 1, context, kv, d), 2, 0, 1, 3);
 	an_value v_old = TRANSPOSE(b, RESHAPE(b, v_cache, 1, context, kv, d), 2, 0, 1, 3);
 	/* One softmax over scores in two parts, so that the cache is read where it lies. */
-	an_value s_old = an_add(b, an_matmul(b, q, k_old, true, true), cache_mask); /* [K, G, W, N] */
-	an_value s_new = an_add(b, an_matmul(b, q, k, true, false), mask);          /* [K, G, W, W] */
+	an_value s_old = an_add(b, an_matmul(b, h.q, k_old, true, true), cache_mask); /* [K, G, W, N] */
+	an_value s_new = an_add(b, an_matmul(b, h.q, h.k, true, false), mask);        /* [K, G, W, W] */
 	an_value probs = an_softmax(b, an_concat(b, (an_value[]){s_old, s_new}, 2, 3), -1);
 	an_value p_old = an_slice(b, probs, 3, 0, context), p_new = an_slice(b, probs, 3, context, width);
 	an_value o = an_add(b, an_matmul(b, v_old, p_old, true, true), an_matmul(b, h.v, p_new, false, true));
@@ -435,7 +431,7 @@ static void build_decode(an_builder *b, const an_model *m, int32_t width, int32_
 	an_output(b, an_name(b, feed_forward(b, c, x, w + 5, width), "y"));
 
 	/* New rows of the cache: [K, 1, D, W] -> [W, K*D]. */
-	an_value k_new = TRANSPOSE(b, RESHAPE(b, k, kv * d, width), 1, 0);
+	an_value k_new = TRANSPOSE(b, RESHAPE(b, h.k, kv * d, width), 1, 0);
 	an_value v_new = TRANSPOSE(b, RESHAPE(b, h.v, kv * d, width), 1, 0);
 	an_output(b, an_name(b, RESHAPE(b, k_new, 1, 1, width, kv * d), "k_new"));
 	an_output(b, an_name(b, RESHAPE(b, v_new, 1, 1, width, kv * d), "v_new"));
