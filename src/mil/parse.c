@@ -1000,9 +1000,10 @@ static bool parse_function(parser *ps)
 	if (ps->p->nfunctions == FUNCTIONS_MAX)
 		return ERROR(ps, AN_UNSUPPORTED, &name, "more than %d functions are not supported",
 			     FUNCTIONS_MAX);
+	if (ps->f && ps->mark) /* of the function before */
+		memset(ps->mark, 0, MIN(ps->mark_cap, ps->f->nvalues));
 	if (an_function_new(ps->p, copy, &ps->f) != AN_OK)
 		return out_of_memory(ps);
-	memset(ps->mark, 0, ps->mark_cap);
 	TRY_TRUE(parse_opset(ps, &ps->f->opset) && parse_inputs(ps));
 	if (token_is(&ps->tok, '['))
 		return ERROR(ps, AN_UNSUPPORTED, &ps->tok,
