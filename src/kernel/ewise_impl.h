@@ -79,6 +79,12 @@ static inline void narrow_f16(half *d, const float *s, int n)
 }
 #endif
 
+static void narrow_rows(half *dst, int64_t ldd, const float *src, int64_t lds, int m, int n)
+{
+	for (int i = 0; i < m; i++)
+		narrow_f16(dst + i * ldd, src + i * lds, n);
+}
+
 static inline float widen_bf16(bfloat b) { return bits_float((uint32_t)b << 16); }
 static inline bfloat narrow_bf16(float f)
 {

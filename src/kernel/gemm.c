@@ -12,6 +12,19 @@
 
 /* In order of preference: the first row that fits is taken. */
 const struct k_gemm_row gemm_table[] = {
+#ifdef __x86_64__
+        {.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx512},
+#define AMX (ISA_AVX512 | ISA_AVX512_BF16 | ISA_AMX_BF16)
+        {.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, .mr = 32, .nr = 32, .kr = 32, .element = 2,
+         .mc = 128, .kc = 512, .nc = 512, .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx,
+         .begin = gemm_amx_begin, .end = gemm_amx_end},
+        {.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
+         .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
+         .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
+        {.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
+         .mc = 120, .kc = 256, .nc = 512,
+         .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
+#endif
         {.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
         {.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
          .mc = 64, .kc = 256, .nc = 256,
@@ -50,9 +63,11 @@ typedef struct gemm_plan {
 	int64_t mb, nb, kb;  /* their numbers; nb within a chunk */
 	int64_t chunk;       /* columns of B that are packed at once; shared B only */
 	bool shared;         /* B is packed once for all threads, else every tile packs its part */
+	bool shared_a;       /* so is A, which several tiles need */
 	bool direct;         /* kernels write to C itself */
 	bool parallel;
-	size_t shared_bytes, a_bytes, b_bytes, c_bytes;
+	size_t shared_b, shared_bytes; /* scratch of all: B, then A */
+	size_t a_bytes, b_bytes;
 	size_t local_bytes;  /* scratch of one thread */
 	char *scratch;
 	/* while running */
@@ -61,6 +76,7 @@ typedef struct gemm_plan {
 
 #define ALIGN 64
 #define SHARED_LIMIT ((int64_t)32 << 20)
+#define SHARED_A_LIMIT ((int64_t)8 << 20)
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
 
@@ -139,13 +155,17 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 			break;
 	}
 	/* sizes for the largest blocks, so that fewer threads than expected find enough room */
+	const int64_t all_a = (int64_t)panel_bytes(r, r->mr, q->kc) * ceil_div(g->m, r->mr) * q->kb;
+	q->shared_a = q->shared && q->nb > 1 && all_a <= SHARED_A_LIMIT;
 	q->a_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->mr, q->kc) * (mmax / r->mr), ALIGN);
 	q->b_bytes = q->shared ? 0 : (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * (nmax / r->nr), ALIGN);
-	q->c_bytes = q->direct ? 0 : (size_t)round_up(mmax * nmax * 4, ALIGN);
-	q->local_bytes = q->a_bytes + q->b_bytes + q->c_bytes;
+	/* C's fp32 block; with one block of K a tile is final at once, and one tile is enough */
+	int64_t block = q->direct ? 0 : q->kb > 1 ? mmax * nmax : r->mr * r->nr;
+	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
 	if (q->shared)
-		q->shared_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb,
-		                                   ALIGN);
+		q->shared_b = (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb,
+		                               ALIGN);
+	q->shared_bytes = q->shared_b + (q->shared_a ? (size_t)round_up(all_a, ALIGN) : 0);
 }
 
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
@@ -196,33 +216,50 @@ static void pack_columns(const gemm_plan *q, char *to, int64_t batch, int64_t co
 	            b->rs, n, k, q->kc);
 }
 
-static size_t shared_panel(const gemm_plan *q, int64_t kb, int64_t panel)
+/* Likewise rows [row, row + m) of A. */
+static void pack_rows(const gemm_plan *q, char *to, int64_t batch, int64_t row, int64_t m, int64_t kb)
 {
-	return panel_bytes(q->row, q->row->nr, q->kc) * (size_t)(kb * ceil_div(q->chunk, q->row->nr) + panel);
+	const k_matrix *a = &q->g.a;
+	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
+	pack_panels(q->row, q->row->pack_a, q->row->mr, to, a, batch_offset(q, a, batch) + row * a->rs + k0 * a->cs, a->rs,
+	            a->cs, m, k, q->kc);
 }
 
-/* C's tile, from the thread's fp32 block. */
-static void store_block(const gemm_plan *q, const float *from, int64_t ld, int64_t batch, int64_t row, int64_t column,
-                        int64_t m, int64_t n, const k_loops *l)
+/* Where panels of K block `kb` are that hold column or row `at`. */
+static char *shared_columns(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	const k_matrix *c = &q->g.c;
-	int64_t offset = batch_offset(q, c, batch) + row * c->rs + column * c->cs;
-	for (int64_t i = 0; i < m; i++, offset += c->rs) {
-		if (q->g.accumulate) {
-			float *to = (float *)c->data + offset;
-			for (int64_t j = 0; j < n; j++)
-				to[j * c->cs] += from[i * ld + j];
-			continue;
-		}
-		for (int64_t j = 0; j < n; j += EW_BLOCK)
-			l->store(element_at(c, offset + j * c->cs), c->type, c->cs, from + i * ld + j, (int)MIN(n - j, EW_BLOCK));
-	}
+	const int nr = q->row->nr;
+	return q->scratch + panel_bytes(q->row, nr, q->kc) * (size_t)(kb * ceil_div(q->chunk, nr) + at / nr);
+}
+static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
+{
+	const int mr = q->row->mr;
+	return q->scratch + q->shared_b + panel_bytes(q->row, mr, q->kc) * (size_t)(kb * ceil_div(q->g.m, mr) + at / mr);
 }
 
 typedef struct gemm_run {
 	gemm_plan *q;
 	const k_loops *loops;
 } gemm_run;
+
+/* A finished tile goes from fp32 to C. */
+static void store_tile(const gemm_run *run, const float *from, int64_t ld, int64_t offset, int m, int n)
+{
+	const k_gemm_args *g = &run->q->g;
+	const k_matrix *c = &g->c;
+	if (c->type == K_F16 && c->cs == 1) {
+		run->loops->narrow_rows((half *)c->data + offset, c->rs, from, ld, m, n);
+		return;
+	}
+	for (int i = 0; i < m; i++, offset += c->rs) {
+		if (!g->accumulate) {
+			run->loops->store(element_at(c, offset), c->type, c->cs, from + i * ld, n);
+			continue;
+		}
+		for (int j = 0; j < n; j++)
+			((float *)c->data)[offset + j * c->cs] += from[i * ld + j];
+	}
+}
 
 /* Block (mi, ni) of C of one batch. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
@@ -239,34 +276,35 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
 	if (m <= 0 || n <= 0)
 		return;
-	float *c = block;
-	int64_t ldc = q->nc;
-	if (q->direct) {
-		c = (float *)g->c.data + batch_offset(q, &g->c, batch) + row * g->c.rs + column;
-		ldc = g->c.rs;
-	}
+	const int64_t at = batch_offset(q, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
+	const bool one_tile = !q->direct && q->kb == 1;
+	float *c = q->direct ? (float *)g->c.data + at : block;
+	const int64_t ldc = q->direct ? g->c.rs : one_tile ? r->nr : q->nc;
 	if (r->begin)
 		r->begin();
 	for (int64_t kb = 0; kb < q->kb; kb++) {
-		int64_t k0 = kb * q->kc, k = MIN(g->k - k0, q->kc);
-		bool add = kb > 0 || (q->direct && g->accumulate);
-		const char *b = pb;
+		const int kpad = (int)round_up(MIN(g->k - kb * q->kc, q->kc), r->kr);
+		const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
+		const char *a = pa, *b = pb;
 		if (q->shared)
-			b = q->scratch + shared_panel(q, kb, in_chunk / r->nr);
+			b = shared_columns(q, kb, in_chunk);
 		else
 			pack_columns(q, pb, batch, column, n, kb);
-		pack_panels(r, r->pack_a, r->mr, pa, &g->a, batch_offset(q, &g->a, batch) + row * g->a.rs + k0 * g->a.cs,
-		            g->a.rs, g->a.cs, m, k, q->kc);
-		int kpad = (int)round_up(k, r->kr);
-		for (int64_t i = 0; i < m; i += r->mr)
-			for (int64_t j = 0; j < n; j += r->nr)
-				r->kernel(kpad, pa + (size_t)(i / r->mr) * a_panel, b + (size_t)(j / r->nr) * b_panel,
-				          c + i * ldc + j, ldc, (int)MIN(m - i, r->mr), (int)MIN(n - j, r->nr), add);
+		if (q->shared_a)
+			a = shared_rows(q, kb, row);
+		else
+			pack_rows(q, pa, batch, row, m, kb);
+		for (int64_t i = 0; i < m; i += r->mr, a += a_panel)
+			for (int64_t j = 0; j < n; j += r->nr) {
+				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
+				float *tile = one_tile ? block : c + i * ldc + j;
+				r->kernel(kpad, a, b + (size_t)(j / r->nr) * b_panel, tile, ldc, tm, tn, add);
+				if (!q->direct && final)
+					store_tile(run, tile, ldc, at + i * g->c.rs + j * g->c.cs, tm, tn);
+			}
 	}
 	if (r->end)
 		r->end();
-	if (!q->direct)
-		store_block(q, block, ldc, batch, row, column, m, n, run->loops);
 }
 
 static void compute_item(void *arg, int64_t i, int worker)
@@ -281,16 +319,30 @@ static void compute_item(void *arg, int64_t i, int worker)
 	compute_block(run, batch, i / q->nb, i % q->nb, worker);
 }
 
-#define PACK_PANELS 4 /* panels of B that one thread packs at a time */
+#define PACK_PANELS 4 /* panels that one thread packs at a time */
 
+static void pack_columns_item(void *arg, int64_t i, int worker)
+{
+	const gemm_plan *q = ((const gemm_run *)arg)->q;
+	const int step = PACK_PANELS * q->row->nr;
+	int64_t kb = i % q->kb, at = i / q->kb * step, n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
+	(void)worker;
+	pack_columns(q, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
+}
+
+/* Columns first, then, if A is shared too and this is the first chunk, rows. */
 static void pack_item(void *arg, int64_t i, int worker)
 {
-	const gemm_run *run = arg;
-	const gemm_plan *q = run->q;
-	(void)worker;
-	int64_t kb = i % q->kb, panel = i / q->kb * PACK_PANELS, at = panel * q->row->nr;
-	int64_t n = MIN(MIN(q->g.n - q->column, q->chunk) - at, PACK_PANELS * q->row->nr);
-	pack_columns(q, q->scratch + shared_panel(q, kb, panel), q->batch, q->column + at, n, kb);
+	const gemm_plan *q = ((const gemm_run *)arg)->q;
+	const int step = PACK_PANELS * q->row->mr;
+	int64_t columns = ceil_div(MIN(q->g.n - q->column, q->chunk), PACK_PANELS * q->row->nr) * q->kb;
+	if (i < columns) {
+		pack_columns_item(arg, i, worker);
+		return;
+	}
+	i -= columns;
+	int64_t kb = i % q->kb, at = i / q->kb * step;
+	pack_rows(q, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
 }
 
 /* ---- Products with a few columns -------------------------------------------------- */
@@ -354,8 +406,11 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *args, void *scratch
 	}
 	for (q.batch = 0; q.batch < q.batches; q.batch++)
 		for (q.column = 0; q.column < q.g.n; q.column += q.chunk) {
-			int64_t panels = ceil_div(MIN(q.g.n - q.column, q.chunk), r->nr);
-			pool_run(p, pack_item, &run, ceil_div(panels, PACK_PANELS) * q.kb);
+			int64_t n = MIN(q.g.n - q.column, q.chunk);
+			int64_t packs = ceil_div(n, PACK_PANELS * r->nr) * q.kb;
+			if (q.shared_a && q.column == 0)
+				packs += ceil_div(q.g.m, PACK_PANELS * r->mr) * q.kb;
+			pool_run(p, pack_item, &run, packs);
 			pool_run(p, compute_item, &run, q.mb * q.nb);
 		}
 }

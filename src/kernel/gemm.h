@@ -51,5 +51,11 @@ extern const int gemm_table_size;
 gemm_pack_fn pack_f32_portable_a, pack_f32_portable_b;
 gemm_kernel_fn gemm_f32_portable;
 gemm_vector_fn gemm_vector_portable;
+gemm_pack_fn pack_f32_avx2_a, pack_f32_avx2_b, pack_f32_avx512_a, pack_f32_avx512_b;
+gemm_kernel_fn gemm_f32_avx2, gemm_f32_avx512;
+gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
+gemm_kernel_fn gemm_amx, gemm_amx_split;
+void gemm_amx_begin(void), gemm_amx_end(void);
+gemm_vector_fn gemm_vector_avx2, gemm_vector_avx512;
 
 #endif

@@ -12,6 +12,7 @@ const k_loops loops_portable = {
         .finish = finish,
         .load = load_floats,
         .store = store_floats,
+        .narrow_rows = narrow_rows,
         .softmax_row = softmax_row,
         .softmax_update = softmax_update,
         .softmax_apply = softmax_apply,

@@ -1,0 +1,491 @@
+/* Every row of the GEMM table against double precision: tails, layouts, batches, extremes.
+ *
+ * The bound.  For c = sum of k products a_i b_i computed with fp32 roundings in any order,
+ *   |c - exact| <= gamma_n sum |a_i b_i|,  gamma_n = n u / (1 - n u),  u = 2^-24
+ * (Higham, Accuracy and Stability, 3.1), n the number of roundings on the longest path: at most one
+ * per product and one per addition, 2k + 4 with blocks and accumulation.  A bf16 operand adds 2^-8
+ * relative error of its own: 2^-7 + 2^-16 per product.  An fp16 result is rounded once more. */
+#include "kernel/gemm.h"
+#include "support/kernel_amx_emulator.h"
+#include "support/kernel_check.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static amx_provider provider;
+static uint32_t machine; /* what may run here, emulated or not */
+
+typedef struct layout {
+	bool column_major;
+	int gap;      /* unused elements between rows (columns) */
+	bool strided; /* every second element only */
+} layout;
+
+typedef struct setup {
+	int64_t m, n, k, batch;
+	k_type ta, tb, tc;
+	layout a, b, c;
+	bool broadcast_b, accumulate;
+	k_precision precision;
+	float (*value)(uint64_t seed, uint64_t i);
+	bool exact; /* all partial sums are representable: no error allowed */
+} setup;
+
+typedef struct tensor {
+	k_matrix x;
+	void *memory;
+	int64_t size; /* elements */
+} tensor;
+
+static int64_t extent(int64_t lines, int64_t length, const layout *l, int64_t *line, int64_t *step)
+{
+	*step = l->strided ? 2 : 1;
+	*line = length * *step + l->gap;
+	return lines * *line;
+}
+
+static void make(tensor *t, int64_t batch, int64_t rows, int64_t cols, k_type type, const layout *l, bool broadcast)
+{
+	int64_t line, step;
+	int64_t one = l->column_major ? extent(cols, rows, l, &line, &step) : extent(rows, cols, l, &line, &step);
+	t->size = one * (broadcast ? 1 : batch);
+	t->memory = malloc((size_t)(t->size * (type == K_F16 ? 2 : 4)) + 64);
+	assert_non_null(t->memory);
+	t->x = (k_matrix){.data = t->memory, .type = type, .rs = l->column_major ? step : line,
+	                  .cs = l->column_major ? line : step, .bs = {broadcast ? 0 : one}};
+}
+
+static float get(const k_matrix *x, int64_t i, int64_t j, int64_t b)
+{
+	int64_t at = i * x->rs + j * x->cs + b * x->bs[0];
+	return x->type == K_F16 ? half_to_float(((half *)x->data)[at]) : ((float *)x->data)[at];
+}
+
+static void set(tensor *t, int64_t at, float v)
+{
+	if (t->x.type == K_F16)
+		((half *)t->memory)[at] = half_from_float(v);
+	else
+		((float *)t->memory)[at] = v;
+}
+
+typedef void gemm_run_fn(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
+
+/* Runs `run` and returns NULL, or what is wrong. */
+static const char *check(gemm_run_fn *run, const k_gemm_row *row, const setup *s, pool *p, uint64_t seed)
+{
+	static char text[300];
+	tensor a, b, c;
+	make(&a, s->batch, s->m, s->k, s->ta, &s->a, false);
+	make(&b, s->batch, s->k, s->n, s->tb, &s->b, s->broadcast_b);
+	make(&c, s->batch, s->m, s->n, s->tc, &s->c, false);
+	for (int64_t i = 0; i < a.size; i++)
+		set(&a, i, s->value(seed, i));
+	for (int64_t i = 0; i < b.size; i++)
+		set(&b, i, s->value(seed + 1, i));
+	for (int64_t i = 0; i < c.size; i++)
+		set(&c, i, s->value(seed + 2, i));
+	float *before = malloc((size_t)(c.size + 1) * sizeof *before);
+	bool *inside = calloc((size_t)c.size + 1, sizeof *inside);
+	assert_true(before && inside);
+	for (int64_t i = 0; i < c.size; i++)
+		before[i] = s->tc == K_F16 ? half_to_float(((half *)c.memory)[i]) : ((float *)c.memory)[i];
+	k_gemm_args g = {.m = s->m, .n = s->n, .k = s->k, .nbatch = 1, .batch = {s->batch}, .a = a.x, .b = b.x, .c = c.x,
+	                 .accumulate = s->accumulate, .precision = s->precision};
+	size_t bytes = k_gemm_scratch(row, &g, pool_threads(p));
+	unsigned char *scratch = malloc(bytes + 32);
+	assert_non_null(scratch);
+	memset(scratch, 0xff, bytes + 32); /* NaN: what is not packed must not be used */
+	run(p, row, &g, scratch);
+	const char *wrong = NULL;
+	for (int i = 0; i < 32; i++)
+		if (scratch[bytes + i] != 0xff)
+			wrong = "scratch overrun";
+	const bool rounded = s->precision == K_FAST;
+	for (int64_t q = 0; q < s->batch && !wrong; q++)
+		for (int64_t i = 0; i < s->m && !wrong; i++)
+			for (int64_t j = 0; j < s->n && !wrong; j++) {
+				int64_t at = i * c.x.rs + j * c.x.cs + q * c.x.bs[0];
+				inside[at] = true;
+				double sum = s->accumulate ? (double)before[at] : 0, size = fabs(sum);
+				for (int64_t k = 0; k < s->k; k++) {
+					double t = (double)get(&a.x, i, k, q) * (double)get(&b.x, k, j, q);
+					sum += t;
+					size += fabs(t);
+				}
+				double got = (double)get(&c.x, i, j, q), n = 2.0 * (double)s->k + 4, gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
+				double bound = s->exact ? 0 : size * (gamma + (rounded ? 0x1p-7 + 0x1p-16 : 0)) + 0x1p-126 * n;
+				if (s->tc == K_F16) {
+					if (s->exact)
+						sum = (double)half_to_float(half_from_double(sum));
+					else
+						bound += fmax(fabs(sum) * 0x1p-11, 0x1p-25) * 1.01;
+					if (fabs(sum) + bound >= 65520 && isinf(got) && (got > 0) == (sum > 0))
+						continue;
+				}
+				bool good = isnan(sum) ? isnan(got) : isinf(sum) ? got == sum : fabs(got - sum) <= bound;
+				if (!good) {
+					snprintf(text, sizeof text, "[%d][%d][%d] is %.9g, expected %.9g +- %.3g", (int)q, (int)i, (int)j, got, sum,
+					         bound);
+					wrong = text;
+				}
+			}
+	for (int64_t i = 0; i < c.size && !wrong; i++) {
+		float now = s->tc == K_F16 ? half_to_float(((half *)c.memory)[i]) : ((float *)c.memory)[i];
+		if (!inside[i] && !check_same(now, before[i]))
+			wrong = "wrote outside the result";
+	}
+	free(a.memory);
+	free(b.memory);
+	free(c.memory);
+	free(before);
+	free(inside);
+	free(scratch);
+	return wrong;
+}
+
+static void expect(const k_gemm_row *row, const setup *s, pool *p, uint64_t seed)
+{
+	const char *wrong = check(k_gemm, row, s, p, seed);
+	if (wrong)
+		fail_msg("%s %dx%dx%d batch %d, types %d %d %d, columns-first %d %d %d, strided %d %d %d, accumulate %d, "
+		         "precision %d, seed %d: %s",
+		         row->name, (int)s->m, (int)s->n, (int)s->k, (int)s->batch, (int)s->ta, (int)s->tb, (int)s->tc,
+		         s->a.column_major, s->b.column_major, s->c.column_major, s->a.strided, s->b.strided, s->c.strided,
+		         s->accumulate, (int)s->precision, (int)seed, wrong);
+}
+
+/* ---- Data ------------------------------------------------------------------------- */
+
+static float uniform(uint64_t seed, uint64_t i) { return (float)check_uniform(seed, i, -1, 1); }
+/* Small integers: any sum of k < 2^16 products of them is exact in fp32, and they are exact bf16. */
+static float small_integer(uint64_t seed, uint64_t i) { return (float)floor(check_uniform(seed, i, -8, 9)); }
+/* Eleven significant bits, exact in fp16 but not in bf16; sums of a few thousand products fit in 24 + bits
+ * only because the values are few: multiples of 1 up to 1025 with mostly zeros. */
+static float eleven_bits(uint64_t seed, uint64_t i)
+{
+	double u = check_uniform(seed, i, 0, 16);
+	return u < 1 ? 1025 : u < 2 ? -1023 : u < 3 ? 3 : 0;
+}
+/* From the whole range of fp16. */
+static float extreme(uint64_t seed, uint64_t i)
+{
+	static const float v[] = {65504, -65504, 0x1p-24f, -0x1p-24f, 0x1.ff8p-15f, 0, -0.0f, 1, -2047, 0x1p-14f, 0x1.004p0f, 0x1.ffcp-2f};
+	return v[(int)check_uniform(seed, i, 0, 12)];
+}
+/* Now and then something that is not finite. */
+static float not_finite(uint64_t seed, uint64_t i)
+{
+	double u = check_uniform(seed, i, 0, 60);
+	return u < 1 ? INFINITY : u < 2 ? -INFINITY : u < 2.5 ? NAN : u < 10 ? 0 : u < 20 ? 1 : (float)check_uniform(seed + 9, i, -2, 2);
+}
+
+/* ---- Which rows ------------------------------------------------------------------- */
+
+static bool runs_here(const k_gemm_row *r) { return (r->isa & machine) == r->isa; }
+
+/* Tile instructions cost microseconds when they are emulated. */
+static bool slow(const k_gemm_row *r) { return provider == AMX_EMULATED && (r->isa & ISA_AMX_BF16); }
+
+static k_precision precision_of(const k_gemm_row *r) { return r->precision >> K_EXACT & 1 ? K_EXACT : K_FAST; }
+
+static setup plain(const k_gemm_row *r, int64_t m, int64_t n, int64_t k)
+{
+	return (setup){.m = m, .n = n, .k = k, .batch = 1, .ta = K_F16, .tb = K_F16, .tc = K_F32,
+	               .precision = precision_of(r), .value = uniform};
+}
+
+/* ---- Tests ------------------------------------------------------------------------ */
+
+/* All of 1 .. tile + 1 in each dimension, the other two at a few sizes; every combination at a few. */
+static void test_tails(void **state)
+{
+	(void)state;
+	amx_provide(); /* cmocka takes over SIGILL before each test */
+	uint64_t seed = 1;
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!runs_here(r))
+			continue;
+		const int mr = r->vector ? 9 : r->mr, nr = r->vector ? GEMM_VECTORS - 1 : r->nr, kr = MAX(r->kr, 2);
+		const int some[][2] = {{1, 1}, {mr, nr}, {mr + 1, nr + 1}, {2 * mr - 1, 2}};
+		for (int c = 0; c < (slow(r) ? 3 : 4); c++) {
+			const int u = some[c][0], v = some[c][1];
+			for (int x = 1; x <= kr + 1; x++) {
+				setup s = plain(r, u, v, x);
+				expect(r, &s, NULL, seed++);
+			}
+			for (int x = 1; x <= mr + 1; x++) {
+				setup s = plain(r, x, v, 1 + u % 37);
+				expect(r, &s, NULL, seed++);
+			}
+			for (int x = 1; x <= nr + 1; x++) {
+				setup s = plain(r, u, x, kr + c);
+				expect(r, &s, NULL, seed++);
+			}
+		}
+	}
+}
+
+static void test_layouts(void **state)
+{
+	(void)state;
+	amx_provide(); /* cmocka takes over SIGILL before each test */
+	uint64_t seed = 1000;
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!runs_here(r))
+			continue;
+		for (int bits = 0; bits < 1 << 9; bits++) {
+			if (slow(r) && bits % 3)
+				continue;
+			setup s = plain(r, r->vector ? 70 : r->mr + 5, r->vector ? 3 : r->nr + 3, 37);
+			s.a.column_major = bits & 1;
+			s.b.column_major = bits >> 1 & 1;
+			s.c.column_major = bits >> 2 & 1;
+			s.tc = bits >> 3 & 1 ? K_F16 : K_F32;
+			s.accumulate = bits >> 4 & 1;
+			s.a.strided = bits >> 5 & 1;
+			s.b.strided = bits >> 6 & 1;
+			s.c.strided = s.a.strided && s.b.strided;
+			s.ta = bits >> 7 & 1 ? K_F32 : K_F16;
+			s.tb = bits >> 8 & 1 ? K_F32 : K_F16;
+			s.a.gap = s.b.gap = s.c.gap = 3;
+			if (s.accumulate && s.tc == K_F16)
+				continue;
+			if (r->f16_only && (s.ta != K_F16 || s.tb != K_F16))
+				continue;
+			expect(r, &s, NULL, seed++);
+			if (r->vector) { /* one row instead of one column */
+				int64_t m = s.m;
+				s.m = 1;
+				s.n = m;
+				expect(r, &s, NULL, seed++);
+			}
+		}
+	}
+}
+
+/* Several blocks in every dimension, batches, any number of threads: the same bits. */
+static void test_blocks_and_threads(void **state)
+{
+	(void)state;
+	amx_provide(); /* cmocka takes over SIGILL before each test */
+	pool *const *pools = check_pools();
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!runs_here(r))
+			continue;
+		const int64_t shape[][4] = {/* m, n, k, batch */
+		                            {r->vector ? 333 : 2 * r->mc + 5, r->vector ? 1 : r->nr * 3 + 1, r->kc + 9, 1},
+		                            {70, r->vector ? 2 : r->nc + 9, r->vector ? 100 : 70, 1},
+		                            {50, r->vector ? 1 : 40, 33, 7}};
+		for (int c = 0; c < LENGTH(shape); c++) {
+			setup s = plain(r, shape[c][0], shape[c][1], shape[c][2]);
+			s.batch = shape[c][3];
+			s.broadcast_b = c == 2;
+			s.accumulate = c == 0;
+			s.tc = c == 1 ? K_F16 : K_F32;
+			for (int t = 0; t < (slow(r) ? 2 : CHECK_POOLS); t++)
+				expect(r, &s, pools[t], 7);
+			/* bits, at every number of threads */
+			k_gemm_args g = {.m = s.m, .n = s.n, .k = s.k, .nbatch = 1, .batch = {s.batch}, .precision = s.precision};
+			float *first = NULL;
+			size_t bytes = (size_t)(s.m * s.n * s.batch) * 4;
+			half *a = malloc((size_t)(s.m * s.k * s.batch) * 2), *b = malloc((size_t)(s.k * s.n * s.batch) * 2);
+			for (int64_t e = 0; e < s.m * s.k * s.batch; e++)
+				a[e] = half_from_float(uniform(11, e));
+			for (int64_t e = 0; e < s.k * s.n * s.batch; e++)
+				b[e] = half_from_float(uniform(12, e));
+			g.a = (k_matrix){a, K_F16, s.k, 1, {s.m * s.k}};
+			g.b = (k_matrix){b, K_F16, s.n, 1, {s.k * s.n}};
+			for (int t = 0; t < CHECK_POOLS; t++) {
+				float *y = calloc(1, bytes);
+				g.c = (k_matrix){y, K_F32, s.n, 1, {s.m * s.n}};
+				void *scratch = malloc(k_gemm_scratch(r, &g, pool_threads(pools[t])));
+				assert_true(y && scratch);
+				k_gemm(pools[t], r, &g, scratch);
+				free(scratch);
+				if (first && memcmp(first, y, bytes) != 0)
+					fail_msg("%s: %d threads give other bits", r->name, pool_threads(pools[t]));
+				if (!first)
+					first = y;
+				else
+					free(y);
+			}
+			free(first);
+			free(a);
+			free(b);
+		}
+	}
+}
+
+/* Sums that fp32 holds exactly: no error at all, in whatever order. */
+static void test_exact(void **state)
+{
+	(void)state;
+	amx_provide(); /* cmocka takes over SIGILL before each test */
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!runs_here(r))
+			continue;
+		setup s = plain(r, r->vector ? 65 : r->mr + 3, r->vector ? 2 : r->nr + 7, 201);
+		s.exact = true;
+		s.value = small_integer;
+		expect(r, &s, NULL, 3);
+		s.tc = K_F16;
+		expect(r, &s, NULL, 4);
+		if (precision_of(r) != K_EXACT)
+			continue;
+		s.tc = K_F32;
+		s.k = 12; /* 12 * 1025^2 < 2^24 */
+		s.value = eleven_bits;
+		for (uint64_t seed = 5; seed < 9; seed++)
+			expect(r, &s, NULL, seed);
+	}
+}
+
+static void test_extremes(void **state)
+{
+	(void)state;
+	amx_provide(); /* cmocka takes over SIGILL before each test */
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!runs_here(r))
+			continue;
+		for (uint64_t seed = 20; seed < 26; seed++) {
+			setup s = plain(r, r->vector ? 65 : r->mr + 3, r->vector ? 1 : r->nr + 7, seed < 24 ? 1 + (int)seed % 4 : 70);
+			s.tc = seed % 2 ? K_F16 : K_F32;
+			s.value = extreme;
+			expect(r, &s, NULL, seed);
+			/* bf16 products round before they meet infinities, which changes nothing about those */
+			s.value = not_finite;
+			expect(r, &s, NULL, seed);
+		}
+	}
+}
+
+/* ---- The checker itself ----------------------------------------------------------- */
+
+/* Loses the last of an odd number of products. */
+static void drops_last(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch)
+{
+	k_gemm_args less = *g;
+	less.k -= g->k % 2;
+	k_gemm(p, r, &less, scratch);
+}
+/* Rounds the sum to fp16 after the first half. */
+static void rounds_between(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch)
+{
+	k_gemm_args part = *g;
+	part.k = g->k / 2;
+	k_gemm(p, r, &part, scratch);
+	for (int64_t i = 0; i < g->m; i++)
+		for (int64_t j = 0; j < g->n; j++) {
+			float *c = (float *)g->c.data + i * g->c.rs + j * g->c.cs;
+			*c = half_to_float(half_from_float(*c));
+		}
+	part.k = g->k - part.k;
+	part.accumulate = true;
+	part.a.data = (half *)g->a.data + g->k / 2 * g->a.cs;
+	part.b.data = (half *)g->b.data + g->k / 2 * g->b.rs;
+	k_gemm(p, r, &part, scratch);
+}
+/* Writes one column too many. */
+static void overruns(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch)
+{
+	k_gemm(p, r, g, scratch);
+	((float *)g->c.data)[g->n * g->c.cs] = 5;
+}
+
+static void test_wrong_kernels_are_rejected(void **state)
+{
+	(void)state;
+	const k_gemm_row *r = &gemm_table[gemm_table_size - 1];
+	setup s = plain(r, 9, 11, 33);
+	s.c.gap = 1;
+	assert_null(check(k_gemm, r, &s, NULL, 1));
+	assert_non_null(check(drops_last, r, &s, NULL, 1));
+	assert_non_null(check(rounds_between, r, &s, NULL, 1));
+	assert_non_null(check(overruns, r, &s, NULL, 1));
+}
+
+/* ---- Selection -------------------------------------------------------------------- */
+
+static void test_selection(void **state)
+{
+	(void)state;
+	const uint32_t avx512 = ISA_AVX2 | ISA_AVX512, amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8;
+	static const struct {
+		uint32_t isa;
+		int64_t m, n;
+		k_type type;
+		k_precision precision;
+		const char *name;
+	} want[] = {
+	        {0, 64, 64, K_F16, K_EXACT, "f32_portable_4x8"},
+	        {0, 64, 1, K_F16, K_FAST, "vector_portable"},
+	        {0, 64, 64, K_F32, K_FAST, "f32_portable_4x8"},
+#ifdef __x86_64__
+	        {ISA_AVX2, 64, 64, K_F16, K_EXACT, "f32_avx2_6x16"},
+	        {ISA_AVX2, 1, 64, K_F16, K_EXACT, "vector_avx2"},
+	        {avx512, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
+	        {avx512, 64, 64, K_F32, K_FAST, "f32_avx512_12x32"},
+	        {avx512, 64, 4, K_F32, K_FAST, "vector_avx512"},
+	        {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_FAST, "bf16_avx512_12x32"},
+	        {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
+	        {amx, 64, 64, K_F16, K_FAST, "amx_bf16_32x32"},
+	        {amx, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
+	        {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
+	        {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
+	        {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
+#endif
+	};
+	for (int i = 0; i < LENGTH(want); i++) {
+		k_gemm_args g = {.m = want[i].m, .n = want[i].n, .k = 64, .precision = want[i].precision};
+		g.a.type = g.b.type = g.c.type = want[i].type;
+		assert_string_equal(k_gemm_name(k_gemm_select(&g, want[i].isa)), want[i].name);
+	}
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!r->vector) {
+			assert_int_equal(r->mc % r->mr, 0);
+			assert_int_equal(r->nc % r->nr, 0);
+			assert_int_equal(r->kc % r->kr, 0);
+		}
+	}
+}
+
+static int begin(void **state)
+{
+	(void)state;
+	provider = amx_provide();
+	machine = isa_detect();
+	if (provider == AMX_EMULATED && machine & ISA_AVX512_BF16)
+		machine |= ISA_AMX_BF16;
+	print_message("tile instructions: %s\n", provider == AMX_SILICON               ? "this processor's"
+	                                         : machine & ISA_AMX_BF16 ? "emulated"
+	                                                                  : "none, their kernels are not tested here");
+	return 0;
+}
+
+static int end(void **state)
+{
+	(void)state;
+	check_pools_stop();
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_tails),    cmocka_unit_test(test_layouts),  cmocka_unit_test(test_blocks_and_threads),
+	        cmocka_unit_test(test_exact),    cmocka_unit_test(test_extremes), cmocka_unit_test(test_wrong_kernels_are_rejected),
+	        cmocka_unit_test(test_selection)};
+	return cmocka_run_group_tests(tests, begin, end);
+}
