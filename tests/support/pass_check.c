@@ -140,7 +140,7 @@ static an_status compare(const an_function *f, const direction *d, double *const
 	double tolerance = 2 * fabs(coarse - fine) + fabs(2 * fine_bend - bend) +
 			   500 * DBL_EPSILON * size * 8 / h + 0x1p-20 * scale;
 	out->checked++;
-	out->sharp += tolerance < 1e-4 * (1 + fabs(want));
+	out->sharp += tolerance < 1e-4 * scale;
 	if (!(fabs(gradient - want) <= tolerance) && out->wrong++ == 0)
 		snprintf(out->text, sizeof out->text, "%s: gradient %.12g, differences %.12g, tolerance %.3g",
 			 what, gradient, want, tolerance);

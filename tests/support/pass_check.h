@@ -6,8 +6,8 @@
 
 typedef struct gradient_check {
 	int64_t checked; /* derivatives compared */
-	int64_t sharp;   /* of them with a tolerance below 1e-4 (1 + |derivative|): a kink or a wild function
-	                  * within a step of the point is no test */
+	int64_t sharp;   /* of them with a tolerance below 1e-4 of the largest derivative in the tensor (or the
+	                  * terms of the direction): a kink within a step of the point is no test */
 	int64_t wrong;
 	char text[400]; /* the first wrong one */
 } gradient_check;
