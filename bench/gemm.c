@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 #ifdef HAVE_DNNL
 #include <dnnl.h>
 #endif
@@ -52,50 +53,44 @@ static double median(int runs, void (*fn)(void *), void *arg)
 
 #if defined(__x86_64__)
 enum { PEAK_LOOPS = 200000, PEAK_CHAINS = 12 };
-typedef float v16 __attribute__((vector_size(64)));
-typedef float v8 __attribute__((vector_size(32)));
 
 /* Independent chains of multiply-adds that never leave the registers. */
-#define PEAK(name, isa, vec, reg)                                                                            \
-	__attribute__((target(isa))) static void name(void *arg, int64_t i, int worker)                      \
+#define FMA(reg, i) "vfmadd231ps %%" reg "14, %%" reg "15, %%" reg #i "\n"
+#define PEAK(name, isa, reg)                                                                                 \
+	__attribute__((target(isa))) static void name(void *arg, int64_t item, int worker)                   \
 	{                                                                                                    \
-		vec t[PEAK_CHAINS] = {{0}}, x = {1e-9f}, y = {0.5f};                                          \
-		(void)worker;                                                                                \
-		for (int n = 0; n < PEAK_LOOPS; n++)                                                         \
-			__asm__ volatile(                                                                    \
-			        "vfmadd231ps %12, %13, %0\n vfmadd231ps %12, %13, %1\n vfmadd231ps %12, %13, %2\n"        \
-			        "vfmadd231ps %12, %13, %3\n vfmadd231ps %12, %13, %4\n vfmadd231ps %12, %13, %5\n"        \
-			        "vfmadd231ps %12, %13, %6\n vfmadd231ps %12, %13, %7\n vfmadd231ps %12, %13, %8\n"        \
-			        "vfmadd231ps %12, %13, %9\n vfmadd231ps %12, %13, %10\n vfmadd231ps %12, %13, %11\n"      \
-			        : "+" reg(t[0]), "+" reg(t[1]), "+" reg(t[2]), "+" reg(t[3]), "+" reg(t[4]), "+" reg(t[5]),  \
-			          "+" reg(t[6]), "+" reg(t[7]), "+" reg(t[8]), "+" reg(t[9]), "+" reg(t[10]), "+" reg(t[11]) \
-			        : reg(x), reg(y));                                                           \
-		for (int c = 1; c < PEAK_CHAINS; c++)                                                        \
-			t[0] += t[c];                                                                        \
-		((float *)arg)[i * 16] = t[0][0];                                                            \
+		const float x = 1e-3f;                                                                       \
+		long n = PEAK_LOOPS;                                                                         \
+		(void)arg, (void)item, (void)worker;                                                         \
+		__asm__ volatile("vbroadcastss %1, %%" reg "14\n vbroadcastss %1, %%" reg "15\n"             \
+		                 "1:\n" FMA(reg, 0) FMA(reg, 1) FMA(reg, 2) FMA(reg, 3) FMA(reg, 4) FMA(reg, 5)        \
+		                         FMA(reg, 6) FMA(reg, 7) FMA(reg, 8) FMA(reg, 9) FMA(reg, 10) FMA(reg, 11)    \
+		                 "dec %0\n jnz 1b\n vzeroupper"                                              \
+		                 : "+r"(n)                                                                   \
+		                 : "m"(x)                                                                    \
+		                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",      \
+		                   "xmm10", "xmm11", "xmm14", "xmm15", "cc");                                \
 	}
-PEAK(peak_avx512, "avx512f", v16, "v")
-PEAK(peak_avx2, "avx2,fma", v8, "x")
+PEAK(peak_avx512, "avx512f", "zmm")
+PEAK(peak_avx2, "avx2,fma", "ymm")
 
 typedef struct peak_run {
 	pool *p;
 	uint32_t isa;
 	int threads;
-	float sink[16 * 256];
 } peak_run;
 
 static void peak_call(void *arg)
 {
 	peak_run *q = arg;
-	pool_run(q->p, q->isa & ISA_AVX512 ? peak_avx512 : peak_avx2, q->sink, q->threads);
+	pool_run(q->p, q->isa & ISA_AVX512 ? peak_avx512 : peak_avx2, NULL, q->threads);
 }
 
 static double peak_gflops(pool *p, uint32_t isa, int runs)
 {
 	if (!(isa & ISA_AVX2))
 		return 0;
-	static peak_run q;
-	q = (peak_run){.p = p, .isa = isa, .threads = pool_threads(p)};
+	peak_run q = {.p = p, .isa = isa, .threads = pool_threads(p)};
 	double lanes = isa & ISA_AVX512 ? 16 : 8;
 	return 2 * lanes * PEAK_CHAINS * PEAK_LOOPS * q.threads / median(runs, peak_call, &q) * 1e-9;
 }
@@ -319,11 +314,18 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	pool *p = ctx_pool(ctx);
+#ifdef HAVE_DNNL
+	/* OpenMP, which oneDNN runs on, reads these when the program is loaded */
+	if (!getenv("OMP_NUM_THREADS")) {
+		char count[16];
+		snprintf(count, sizeof count, "%d", pool_threads(p));
+		setenv("OMP_NUM_THREADS", count, 1);
+		execv("/proc/self/exe", argv);
+	}
+#endif
 	double peak = peak_gflops(p, ctx->isa, o.runs);
 	char threads[16];
 	snprintf(threads, sizeof threads, "%d", pool_threads(p));
-	setenv("OMP_NUM_THREADS", threads, 0);
-	setenv("OMP_WAIT_POLICY", "active", 0);
 	if (o.json)
 		printf("{\"isa\": \"%s\", \"threads\": %s, \"fma_peak\": %.1f, \"shapes\": [\n", an_ctx_isa(ctx), threads, peak);
 	else

@@ -1,0 +1,204 @@
+/* GEMM in fp32 with 256-bit vectors and fused multiply-adds. */
+#include "kernel/gemm.h"
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#include <string.h>
+
+enum { MR = 6, NR = 16 };
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* ---- Packing: squares of 8 vectors x 8 elements ----------------------------------- */
+
+INLINE void turn(__m256 r[8])
+{
+	__m256 t[8];
+	UNROLL for (int i = 0; i < 4; i++) {
+		t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+		t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+	}
+	UNROLL for (int i = 0; i < 2; i++) {
+		r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+		r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+		r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+		r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+	}
+	UNROLL for (int i = 0; i < 4; i++) {
+		t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+		t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+	}
+	UNROLL for (int i = 0; i < 8; i++)
+		r[i] = t[i];
+}
+
+INLINE float load1(const void *src, k_type type, int64_t at)
+{
+	return type == K_F32 ? ((const float *)src)[at] : _cvtsh_ss(((const half *)src)[at]);
+}
+
+/* 8 elements with a stride, as fp32; those from n on are 0 and not touched. */
+INLINE __m256 load8(const void *src, k_type type, int64_t at, int64_t stride, int n)
+{
+	if (n >= 8 && stride == 1) {
+		if (type == K_F32)
+			return _mm256_loadu_ps((const float *)src + at);
+		return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const half *)src + at)));
+	}
+	float t[8] = {0};
+	for (int i = 0; i < n && i < 8; i++)
+		t[i] = load1(src, type, at + i * stride);
+	return _mm256_loadu_ps(t);
+}
+
+/* The first n of 8 go to memory. */
+INLINE void store8(float *to, __m256 x, int n)
+{
+	if (n >= 8) {
+		_mm256_storeu_ps(to, x);
+	} else if (n > 0) {
+		float t[8];
+		_mm256_storeu_ps(t, x);
+		memcpy(to, t, (size_t)n * 4);
+	}
+}
+
+/* panel[k][width] */
+INLINE void pack(float *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k, int width)
+{
+	for (int v = 0; v < width; v += 8) {
+		const int n = count - v, wide = width - v;
+		if (sv == 1 && se != 1) {
+			for (int e = 0; e < k; e++)
+				store8(panel + (int64_t)e * width + v, load8(src, type, v + e * se, 1, n), wide);
+			continue;
+		}
+		for (int e = 0; e < k; e += 8) {
+			__m256 r[8];
+			UNROLL for (int i = 0; i < 8; i++)
+				r[i] = i < n ? load8(src, type, (v + i) * sv + e * se, se, k - e) : _mm256_setzero_ps();
+			turn(r);
+			UNROLL for (int i = 0; i < 8; i++)
+				if (i < k - e)
+					store8(panel + (int64_t)(e + i) * width + v, r[i], wide);
+		}
+	}
+}
+
+void pack_f32_avx2_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+{
+	if (type == K_F16)
+		pack(panel, src, K_F16, sv, se, count, k, MR);
+	else
+		pack(panel, src, K_F32, sv, se, count, k, MR);
+}
+
+void pack_f32_avx2_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+{
+	if (type == K_F16)
+		pack(panel, src, K_F16, sv, se, count, k, NR);
+	else
+		pack(panel, src, K_F32, sv, se, count, k, NR);
+}
+
+/* ---- Kernel ----------------------------------------------------------------------- */
+
+/* 6 x 2 accumulators, two vectors of B, one broadcast of A: 15 of 16 registers. */
+void gemm_f32_avx2(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n, bool add)
+{
+	const float *a = pa, *b = pb;
+	__m256 t[MR][2];
+	UNROLL for (int i = 0; i < MR; i++)
+		t[i][0] = t[i][1] = _mm256_setzero_ps();
+	for (int p = 0; p < k; p++, a += MR, b += NR) {
+		__m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+		UNROLL for (int i = 0; i < MR; i++) {
+			__m256 x = _mm256_broadcast_ss(a + i);
+			t[i][0] = _mm256_fmadd_ps(x, b0, t[i][0]);
+			t[i][1] = _mm256_fmadd_ps(x, b1, t[i][1]);
+		}
+	}
+	/* rows at constant places keep the accumulators in registers */
+	UNROLL for (int i = 0; i < MR; i++) {
+		if (i >= m)
+			break;
+		float *to = c + i * ldc;
+		UNROLL for (int v = 0; v < 2; v++) {
+			__m256 x = t[i][v];
+			if (add && n - 8 * v > 0)
+				x = _mm256_add_ps(load8(to, K_F32, 8 * v, 1, n - 8 * v), x);
+			store8(to + 8 * v, x, n - 8 * v);
+		}
+	}
+}
+
+/* ---- Matrix times vector ---------------------------------------------------------- */
+
+INLINE float sum8(__m256 x)
+{
+	__m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+	s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+	return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+/* `rows` rows at a time along k */
+INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64_t rs, int64_t cs, int64_t k,
+                     const float *x)
+{
+	__m256 t[4];
+	UNROLL for (int i = 0; i < rows; i++)
+		t[i] = _mm256_setzero_ps();
+	for (int64_t p = 0; p < k; p += 8) {
+		int n = (int)MIN(k - p, 8);
+		__m256 xv = load8(x, K_F32, p, 1, n);
+		UNROLL for (int i = 0; i < rows; i++)
+			t[i] = _mm256_fmadd_ps(load8(a, type, i * rs + p * cs, cs, n), xv, t[i]);
+	}
+	UNROLL for (int i = 0; i < rows; i++)
+		y[i] = sum8(t[i]);
+}
+
+/* 32 neighbouring sums at a time over all of k */
+INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m, int64_t k, const float *x)
+{
+	__m256 t[4];
+	UNROLL for (int v = 0; v < 4; v++)
+		t[v] = _mm256_setzero_ps();
+	for (int64_t p = 0; p < k; p++) {
+		__m256 xv = _mm256_broadcast_ss(x + p);
+		UNROLL for (int v = 0; v < 4; v++)
+			if (8 * v < m)
+				t[v] = _mm256_fmadd_ps(load8(a, type, 8 * v + p * cs, 1, m - 8 * v), xv, t[v]);
+	}
+	UNROLL for (int v = 0; v < 4; v++)
+		store8(y + 8 * v, t[v], m - 8 * v);
+}
+
+INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k, const float *x)
+{
+	const int64_t size = type == K_F16 ? 2 : 4;
+	if (rs == 1 && cs != 1) {
+		for (int i = 0; i < m; i += 32)
+			sum_columns(y + i, (const char *)a + i * size, type, cs, m - i, k, x);
+		return;
+	}
+	int i = 0;
+	for (; i + 4 <= m; i += 4)
+		dot_rows(4, y + i, (const char *)a + i * rs * size, type, rs, cs, k, x);
+	for (; i < m; i++)
+		dot_rows(1, y + i, (const char *)a + i * rs * size, type, rs, cs, k, x);
+}
+
+void gemm_vector_avx2(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k, const float *x)
+{
+	if (type == K_F16)
+		vector_type(y, a, K_F16, rs, cs, m, k, x);
+	else
+		vector_type(y, a, K_F32, rs, cs, m, k, x);
+}
+#endif
