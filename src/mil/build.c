@@ -69,22 +69,22 @@ an_value an_name(an_builder *b, an_value v, const char *name)
 /* Constants of more elements than this stand in a blob file, not in the text. */
 #define INLINE_MAX 64
 
-static an_value add_const(an_builder *b, const char *name, const mil_literal *lit)
+/* A constant that was given a name keeps it; one without is shared with an equal one, `want` being
+ * what it is called if there is none. */
+static an_value add_const(an_builder *b, const char *name, const char *want, const mil_literal *lit)
 {
-	/* a named constant keeps its name; one without is shared with an equal one */
-	const char *full = name ? fresh(b, name) : NULL;
-	if (name && !full)
-		return AN_NO_VALUE;
-	an_value v;
-	b->status = fn_append_const(b->f, full, lit, &v);
+	const char *full = name ? fresh(b, name) : prefixed(b, want);
+	an_value v = AN_NO_VALUE;
+	if (full)
+		b->status = fn_append_const(b->f, full, !name, lit, &v);
 	return b->status == AN_OK ? v : AN_NO_VALUE;
 }
 
-an_value an_const(an_builder *b, const char *name, an_type type, const void *data)
+static an_value add_data(an_builder *b, const char *name, const char *want, an_type type, const void *data)
 {
+	char text[96];
 	if (b->status != AN_OK)
 		return AN_NO_VALUE;
-	char text[96];
 	if (!mil_type_fits(&type) || an_dtype_size(type.dtype) == 0)
 		return failed(
 		    b, fail(ctx_of(b), AN_USAGE, "a constant cannot be of type %s",
@@ -101,32 +101,43 @@ an_value an_const(an_builder *b, const char *name, an_type type, const void *dat
 		if (!lit.path)
 			return failed(b, fail_memory(ctx_of(b), 0));
 	}
-	return add_const(b, name, &lit);
+	return add_const(b, name, want, &lit);
+}
+
+static an_value add_scalar(an_builder *b, const char *want, an_dtype dtype, double value)
+{
+	uint64_t bits = 0;
+	mil_store_double(dtype, value, &bits);
+	return add_data(b, NULL, want, (an_type){.dtype = (uint8_t)dtype}, &bits);
+}
+
+an_value an_const(an_builder *b, const char *name, an_type type, const void *data)
+{
+	return add_data(b, name, "const", type, data);
 }
 
 an_value an_scalar(an_builder *b, an_dtype dtype, double value)
 {
-	uint64_t bits = 0;
-	mil_store_double(dtype, value, &bits);
-	return an_const(b, NULL, (an_type){.dtype = (uint8_t)dtype}, &bits);
-}
-
-static an_value const_string(an_builder *b, const char *s)
-{
-	mil_literal lit = {.type = {.dtype = AN_STRING}, .kind = LIT_STRINGS, .strings = &s};
-	return add_const(b, NULL, &lit);
+	return add_scalar(b, "const", dtype, value);
 }
 
 /* ---- Any operation ------------------------------------------------------------------- */
 
-static an_value argument(an_builder *b, const an_arg *a, an_dtype dtype)
+/* The value for an argument; a constant that has to be made is called after the parameter. */
+static an_value argument(an_builder *b, an_opcode op, const an_arg *a, an_dtype dtype)
 {
+	char want[96];
+	snprintf(want, sizeof want, "%s_%s", op_table[op].name, a->param);
 	switch (a->kind) {
-	case AN_ARG_INTS: return an_const(b, NULL, an_tensor(AN_INT32, 1, &(int32_t){a->n}), a->u.ints);
-	case AN_ARG_INT: return an_scalar(b, AN_INT32, a->u.i);
-	case AN_ARG_BOOL: return an_scalar(b, AN_BOOL, a->u.b);
-	case AN_ARG_FLOAT: return an_scalar(b, dtype, a->u.f);
-	case AN_ARG_STRING: return const_string(b, a->u.s);
+	case AN_ARG_INTS: return add_data(b, NULL, want, an_tensor(AN_INT32, 1, &(int32_t){a->n}), a->u.ints);
+	case AN_ARG_INT: return add_scalar(b, want, AN_INT32, a->u.i);
+	case AN_ARG_BOOL: return add_scalar(b, want, AN_BOOL, a->u.b);
+	case AN_ARG_FLOAT: return add_scalar(b, want, dtype, a->u.f);
+	case AN_ARG_STRING: {
+		mil_literal lit = {
+		    .type = {.dtype = AN_STRING}, .kind = LIT_STRINGS, .strings = (const char **)&a->u.s};
+		return add_const(b, NULL, want, &lit);
+	}
 	default: return a->u.value;
 	}
 }
@@ -166,10 +177,10 @@ an_status an_emit(an_builder *b, an_opcode op, const char *name, const an_arg *a
 			return b->status = fail(ctx_of(b), AN_USAGE, "%s has no parameter %s",
 						op_table[op].name, args[i].param);
 		if (args[i].kind == AN_ARG_VALUES) {
-			use[p] = (mil_use){(uint32_t)args[i].n, true, (an_value *)args[i].u.values};
+			use[p] = (mil_use){(uint32_t)MAX(args[i].n, 0), true, (an_value *)args[i].u.values};
 			continue;
 		}
-		single[p] = argument(b, &args[i], dtype);
+		single[p] = argument(b, op, &args[i], dtype);
 		if (b->status != AN_OK)
 			return b->status;
 		use[p] = (mil_use){1, false, &single[p]};

@@ -32,21 +32,33 @@ an_status an_program_new(an_ctx *ctx, an_program **out)
 	return AN_OK;
 }
 
+void fn_discard(an_function *f)
+{
+	if (!f)
+		return;
+	an_program *p = f->program;
+	for (size_t i = 0; i < p->nfunctions; i++)
+		if (p->functions[i] == f) {
+			p->nfunctions--;
+			memmove(p->functions + i, p->functions + i + 1,
+				(p->nfunctions - i) * sizeof(*p->functions));
+		}
+	mem_free(p->ctx, f->values, f->values_cap * sizeof *f->values);
+	mem_free(p->ctx, f->ops, f->ops_cap * sizeof *f->ops);
+	mem_free(p->ctx, f->inputs, f->inputs_cap * sizeof *f->inputs);
+	mem_free(p->ctx, f->outputs, f->outputs_cap * sizeof *f->outputs);
+	mem_free(p->ctx, f->roles, f->roles_cap * sizeof *f->roles);
+	mem_free(p->ctx, f->names.slot, f->names.cap * sizeof *f->names.slot);
+	mem_free(p->ctx, f->consts.slot, f->consts.cap * sizeof *f->consts.slot);
+}
+
 void an_program_free(an_program *p)
 {
 	if (!p)
 		return;
 	an_ctx *ctx = p->ctx;
-	for (size_t i = 0; i < p->nfunctions; i++) {
-		an_function *f = p->functions[i];
-		mem_free(ctx, f->values, f->values_cap * sizeof *f->values);
-		mem_free(ctx, f->ops, f->ops_cap * sizeof *f->ops);
-		mem_free(ctx, f->inputs, f->inputs_cap * sizeof *f->inputs);
-		mem_free(ctx, f->outputs, f->outputs_cap * sizeof *f->outputs);
-		mem_free(ctx, f->roles, f->roles_cap * sizeof *f->roles);
-		mem_free(ctx, f->names.slot, f->names.cap * sizeof *f->names.slot);
-		mem_free(ctx, f->consts.slot, f->consts.cap * sizeof *f->consts.slot);
-	}
+	while (p->nfunctions)
+		fn_discard(p->functions[p->nfunctions - 1]);
 	mem_free(ctx, p->functions, p->functions_cap * sizeof(*p->functions));
 	blob_set_free(p);
 	arena_free(&p->arena);
@@ -425,21 +437,21 @@ static bool literal_equal(const mil_literal *a, const mil_literal *b)
 	return a->strings != NULL;
 }
 
-an_status fn_append_const(an_function *f, const char *name, const mil_literal *lit, an_value *out)
+an_status fn_append_const(an_function *f, const char *name, bool share, const mil_literal *lit, an_value *out)
 {
-	bool sharable = lit->bytes || lit->strings;
-	uint64_t h = sharable ? lit_hash(lit) : 0;
+	bool known = lit->bytes || lit->strings; /* a blob that is not loaded equals nothing */
+	uint64_t h = known ? lit_hash(lit) : 0;
 	const table *t = &f->consts;
-	for (size_t i = h & (t->cap - 1); sharable && !name && t->cap && t->slot[i];
-	     i = (i + 1) & (t->cap - 1))
+	for (size_t i = h & (t->cap - 1); known && share && t->cap && t->slot[i]; i = (i + 1) & (t->cap - 1))
 		if (literal_equal(const_literal(f, t->slot[i] - 1), lit)) {
 			*out = t->slot[i] - 1;
 			return AN_OK;
 		}
 	mil_attr val = {"val", *lit};
+	if (share && name && !(name = fn_fresh_name(f, name)))
+		return fail_memory(f->program->ctx, 0);
 	TRY(fn_append(f, OP_CONST, NULL, NULL, &val, 1, name ? &name : NULL, 1, out));
-	if (sharable &&
-	    table_reserve(f, &f->consts, 1, hash_const)) /* without memory it is just not shared */
+	if (known && table_reserve(f, &f->consts, 1, hash_const)) /* without memory it is just not shared */
 		table_put(&f->consts, h, *out);
 	return AN_OK;
 }
@@ -447,7 +459,7 @@ an_status fn_append_const(an_function *f, const char *name, const mil_literal *l
 an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit)
 {
 	an_value v;
-	return fn_append_const(f, name, lit, &v) == AN_OK ? v : AN_NO_VALUE;
+	return fn_append_const(f, name, !name, lit, &v) == AN_OK ? v : AN_NO_VALUE;
 }
 
 /* ---- Copies ------------------------------------------------------------------------ */

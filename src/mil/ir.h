@@ -275,15 +275,19 @@ an_status fn_rename(an_function *f, an_value v, const char *name);
 const char *fn_fresh_name(an_function *f, const char *want);
 /* Whether `name` is an identifier of MIL: [A-Za-z_][A-Za-z0-9_@]*. */
 bool mil_is_identifier(const char *name);
-/* A const op for a literal (copied).  With name NULL an equal constant that is there already is
- * used again. */
-an_status fn_append_const(an_function *f, const char *name, const mil_literal *lit, an_value *out);
+/* A const op for a literal (copied).  `share`: an equal one that is there is used again, and the
+ * name is a wish (fn_fresh_name; NULL: "const"); otherwise the name must be free.  fn_add_const
+ * shares if it gets no name. */
+an_status fn_append_const(an_function *f, const char *name, bool share, const mil_literal *lit,
+			  an_value *out);
 an_value fn_add_const(an_function *f, const char *name, const mil_literal *lit); /* AN_NO_VALUE: failed */
 /* Copies op `src` of function `from` into `f`, mapping its values by map[] (indexed by value
  * of `from`), keeping names where free; sets map[] for its results. */
 an_status fn_copy_op(an_function *f, const an_function *from, const mil_op *src, an_value *map);
 /* Copies one function (into the same or another program of the same context). */
 an_status fn_clone(an_program *to, const an_function *from, const char *name, an_function **out);
+/* Takes a function out of its program and frees what grows with it; NULL is fine. */
+void fn_discard(an_function *f);
 /* Verifies one function; diagnostics as an_program_verify. */
 an_status fn_verify(const an_function *f);
 
