@@ -435,12 +435,13 @@ static void corpus(void **state)
 		MIL_OK(ctx, an_program_read(ctx, files.gl_pathv[i], &p));
 		an_function *f = an_program_function(p, NULL);
 		bool none = false;
-		int64_t flops = 0;
+		int64_t work = 0;
 		for (size_t k = 0; k < f->nops; k++) {
 			none |= grad_table[f->ops[k].op].kind == GRAD_NONE;
-			flops += op_flops(f, &f->ops[k]);
+			work += op_flops(f, &f->ops[k]) +
+				10 * an_type_count(&f->values[f->ops[k].results[0]].type);
 		}
-		if (flops < 4000000)
+		if (work < 6000000)
 			fill_blobs(p); /* before there are copies of f */
 		an_status s = an_grad(f, NULL, &forward, &backward);
 		if (none) {
@@ -451,13 +452,14 @@ static void corpus(void **state)
 		MIL_OK(ctx, s);
 		round_trip(ctx, p);
 		differentiated++;
-		if (flops < 4000000) {
+		if (work < 6000000) {
 			gradient_check result;
 			double **values = random_values(f, i, 0.1, 1);
 			MIL_OK(ctx, check_gradient(f, forward, backward, values, 5, 2, &result));
 			if (result.wrong || result.sharp < result.checked)
-				fail_msg("%s: %lld of %lld wrong, %lld sharp; %s", files.gl_pathv[i], (long long)result.wrong,
-				         (long long)result.checked, (long long)result.sharp, result.text);
+				fail_msg("%s: %lld of %lld wrong, %lld sharp; %s", files.gl_pathv[i],
+					 (long long)result.wrong, (long long)result.checked,
+					 (long long)result.sharp, result.text);
 			free_values(values, f->ninputs);
 			evaluated++;
 		}
