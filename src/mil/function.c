@@ -82,11 +82,17 @@ an_function *an_program_function_at(const an_program *p, int index)
 	return index < 0 || (size_t)index >= p->nfunctions ? NULL : p->functions[index];
 }
 
+/* Whether c may stand in a name, at its beginning or later. */
+static bool name_char(char c, bool first)
+{
+	return ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_' ||
+	       (!first && ((c >= '0' && c <= '9') || c == '@'));
+}
+
 bool mil_is_identifier(const char *s)
 {
 	for (const char *c = s; *c; c++)
-		if (!(((*c | 32) >= 'a' && (*c | 32) <= 'z') || *c == '_' ||
-		      (c > s && ((*c >= '0' && *c <= '9') || *c == '@'))))
+		if (!name_char(*c, c == s))
 			return false;
 	return *s != 0;
 }
@@ -215,7 +221,7 @@ const char *fn_fresh_name(an_function *f, const char *want)
 	if (!name)
 		return NULL;
 	for (char *c = name; *c; c++)
-		if (!mil_is_identifier((char[]){c == name ? *c : '_', c == name ? 0 : *c, 0}))
+		if (!name_char(*c, c == name))
 			*c = '_';
 	const char *base = name;
 	while (an_function_find(f, name) != AN_NO_VALUE)

@@ -2,7 +2,6 @@
 #include "mil/ir.h"
 #include "base/half.h"
 
-#include <errno.h>
 #include <locale.h>
 #include <math.h>
 #include <stdio.h>
@@ -88,11 +87,10 @@ static double parse_hex(const char *s, size_t n)
 	return ldexp((double)m, (int)MIN(MAX(e, -100000), 100000));
 }
 
-/* The sign of (decimal text) - d, for d > 0 that strtod gave for the text. */
+/* The sign of (decimal text) - d, for a d > 0 that strtod gave for the text and whose significand is
+ * short (so that 200 digits write it exactly). */
 static int compare_decimal(const char *s, size_t n, double d)
 {
-	/* 17 + 1074 digits write every double exactly; those that are ties of narrower formats need
-	 * fewer than 200 */
 	char exact[224];
 	int len = snprintf(exact, sizeof exact, "%.200e", d);
 	const char *e = strchr(exact, 'e');
@@ -122,8 +120,6 @@ static int compare_decimal(const char *s, size_t n, double d)
 		else if (s[i] != '+')
 			exp = MAX(MIN(exp * 10 + (minus ? '0' - s[i] : s[i] - '0'), 1000000), -1000000);
 	}
-	if (shift < 0 && first < n && !dot)
-		shift = 0;
 	exp += shift;
 	if (exp != exact_exp)
 		return exp < exact_exp ? -1 : 1;
@@ -143,20 +139,18 @@ static int compare_decimal(const char *s, size_t n, double d)
 
 /* Decimal to double.  `odd`: where the double lies on a tie between two numbers of a narrower
  * format, it is moved by one unit toward the true value, so that rounding it is rounding once. */
-static bool parse_decimal(const char *s, size_t n, bool odd, double *out)
+#define NUMBER_LONGEST 1000
+static double parse_decimal(const char *s, size_t n, bool odd)
 {
-	char small[128], *buf = n < sizeof small ? small : malloc(n + 1), *end;
-	if (!buf)
-		return false;
-	const struct lconv *lc = localeconv();
+	char buf[NUMBER_LONGEST + 1];
 	memcpy(buf, s, n);
 	buf[n] = 0;
+	/* strtod wants the point of the locale */
+	const struct lconv *lc = localeconv();
 	char *dot = strchr(buf, '.');
-	if (dot && lc && lc->decimal_point[0] && !lc->decimal_point[1])
+	if (dot && lc->decimal_point[0] && !lc->decimal_point[1])
 		*dot = lc->decimal_point[0];
-	double d = strtod(buf, &end);
-	if (buf != small)
-		free(buf);
+	double d = strtod(buf, NULL);
 	uint64_t bits;
 	memcpy(&bits, &d, sizeof bits);
 	if (odd && d > 0 && isfinite(d) && (bits & ((1u << 28) - 1)) == 0) {
@@ -164,8 +158,7 @@ static bool parse_decimal(const char *s, size_t n, bool odd, double *out)
 		if (sign)
 			d = nextafter(d, sign > 0 ? INFINITY : 0);
 	}
-	*out = d;
-	return true;
+	return d;
 }
 
 static bool parse_float(const char *s, size_t n, bool odd, double *out)
@@ -174,17 +167,15 @@ static bool parse_float(const char *s, size_t n, bool odd, double *out)
 	if (n && (*s == '-' || *s == '+'))
 		s++, n--;
 	bool hex = n > 2 && s[0] == '0' && (s[1] | 32) == 'x';
-	double d = 0;
+	double d;
 	if (word_is(s, n, "inf") || word_is(s, n, "infinity"))
 		d = INFINITY;
 	else if (word_is(s, n, "nan"))
 		d = NAN;
-	else if (!shape_is_number(s + 2 * hex, n - 2 * hex, hex))
+	else if (n > NUMBER_LONGEST || !shape_is_number(s + 2 * hex, n - 2 * hex, hex))
 		return false;
-	else if (hex)
-		d = parse_hex(s + 2, n - 2);
-	else if (!parse_decimal(s, n, odd, &d))
-		return false;
+	else
+		d = hex ? parse_hex(s + 2, n - 2) : parse_decimal(s, n, odd);
 	*out = minus ? -d : d;
 	return true;
 }

@@ -114,6 +114,10 @@ static void decimals_round_once(void **state)
 	assert_int_equal(read_half("2.9802322387695312e-08"),
 			 0); /* 2^-25: half the least subnormal, to even */
 	assert_int_equal(read_half("2.9802322387695313e-08"), 1);
+	assert_int_equal(read_half("0.00000002980232238769531250000000000000001"), 1);
+	assert_int_equal(read_half(".00000002980232238769531250000000000000001"), 1);
+	assert_int_equal(read_half("298023223876953125.e-25"), 0);
+	assert_int_equal(read_half("298023223876953125.00000000001e-25"), 1);
 	assert_int_equal(read_half("1e-400"), 0);
 	assert_int_equal(read_half("1e99999999999999999999"), 0x7c00);
 	assert_int_equal(read_half("0x1p-99999999999999999999"), 0);
@@ -162,6 +166,11 @@ static void integers_have_limits(void **state)
 		if (r != cases[i].result)
 			fail_msg("%s as %s: %d", cases[i].text, an_dtype_name(cases[i].type), r);
 	}
+	char digits[1002]; /* numbers end somewhere */
+	memset(digits, '1', sizeof digits);
+	uint8_t out[8];
+	assert_int_equal(mil_parse_number(digits, 1000, AN_FP32, out), NUMBER_OK);
+	assert_int_equal(mil_parse_number(digits, 1001, AN_FP32, out), NUMBER_MALFORMED);
 	int64_t v;
 	mil_parse_number("-9223372036854775808", 20, AN_INT64, &v);
 	assert_true(v == INT64_MIN);
