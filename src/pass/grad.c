@@ -54,9 +54,8 @@ static an_value add_input(grad *g, const char *name, an_type type, an_role role)
 		if (g->b.status != AN_OK)
 			return AN_NO_VALUE;
 	}
-	an_value v = fn_add_input(to, name, type, role);
-	if (v == AN_NO_VALUE)
-		g->b.status = AN_USAGE;
+	an_value v = AN_NO_VALUE;
+	g->b.status = fn_append_input(to, name, type, role, &v);
 	return v;
 }
 

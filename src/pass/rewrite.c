@@ -115,10 +115,8 @@ an_status rewrite_inputs(rewrite *r, const bool *keep)
 		an_value v = r->from->inputs[i];
 		if (keep && !keep[v])
 			continue;
-		r->map[v] = fn_add_input(r->to, r->from->values[v].name, r->from->values[v].type,
-					 (an_role)r->from->roles[i]);
-		if (r->map[v] == AN_NO_VALUE)
-			return AN_MEMORY; /* everything else was right in `from` */
+		TRY(fn_append_input(r->to, r->from->values[v].name, r->from->values[v].type,
+				    (an_role)r->from->roles[i], &r->map[v]));
 	}
 	return AN_OK;
 }
