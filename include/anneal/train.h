@@ -42,13 +42,19 @@ typedef struct an_train_options {
 	uint64_t seed;
 	/* AdamW and schedule: warm-up from 0 to lr over `warmup` updates, then cosine to lr * min_lr */
 	double lr;            /* default 1e-3 */
-	double min_lr;        /* share of lr at the end; default 0.1 */
-	int64_t warmup;       /* default steps / 20 */
-	double beta1, beta2, eps, decay, clip; /* defaults 0.9, 0.95, 1e-8, 0.1, 1.0 (clip < 0: none) */
-	double loss_scale;    /* initial; default 65536 / ... chosen by the trainer; dynamic */
+	double min_lr;        /* share of lr at the end; default 0.1; < 0: none of it */
+	int64_t warmup;       /* default steps / 20; < 0: none */
+	double beta1, beta2, eps, decay, clip; /* defaults 0.9, 0.95, 1e-8, 0.1, 1.0; < 0: none */
+	/* The gradient of the mean loss over an update's tokens is computed times this, so that fp16 holds it:
+	 * the initial value, rounded down to a power of two.  Default 16 * tokens of an update.  It is halved
+	 * when a gradient is not finite (that update is skipped), and doubled after 500 updates without, up to
+	 * 256 times the initial value. */
+	double loss_scale;
 	/* checkpoints and reports */
 	const char *dir;      /* output folder; NULL: nothing is written */
-	int64_t eval_every, save_every; /* updates; default steps / 10; < 0: only at the end */
+	int64_t eval_every, save_every; /* updates; default steps / 10; < 0: only at the end.  An
+	                       * evaluation that is the best so far is saved too; with eval_every > 0 there
+	                       * is one before the first update. */
 	int64_t eval_tokens;  /* validation tokens per evaluation; 0: all */
 	bool resume;          /* continue from dir's last checkpoint, if there is one */
 	const char *dump_dir; /* write every program that is compiled there; NULL: no */
@@ -61,11 +67,11 @@ typedef struct an_train_options {
 typedef struct an_train_report {
 	enum { AN_REPORT_STEP, AN_REPORT_EVAL, AN_REPORT_SAVED, AN_REPORT_SKIPPED } kind;
 	int64_t step, steps;
-	double loss;          /* STEP: mean over the update's tokens, nats per token; EVAL: validation */
+	double loss;          /* STEP, SKIPPED: mean over the update's tokens, nats per token; EVAL: validation */
 	double bits_per_byte; /* EVAL: validation loss over the bytes of the validation text */
 	double grad_norm, lr, loss_scale;
 	double tokens_per_second, seconds_left;
-	const char *text;     /* SAVED: the folder; SKIPPED: the first tensor that was not finite */
+	const char *text;     /* SAVED: the folder; SKIPPED (before its STEP): the first tensor that was not finite */
 	bool best;            /* EVAL: the lowest so far */
 } an_train_report;
 
@@ -80,15 +86,24 @@ typedef struct an_trainer an_trainer;
 AN_API an_status an_trainer_new(an_device *d, const an_model *m, const an_data *data, const an_train_options *opt,
                                 const float *block, an_trainer **out);
 AN_API void an_trainer_free(an_trainer *t);
-AN_API an_status an_trainer_run(an_trainer *t);  /* all steps that are left */
-AN_API an_status an_trainer_step(an_trainer *t); /* one update */
+/* All updates that are left, with evaluations, reports, metrics and checkpoints.  AN_INTERRUPTED: the
+ * report callback asked to stop. */
+AN_API an_status an_trainer_run(an_trainer *t);
+/* One update and nothing else. */
+AN_API an_status an_trainer_step(an_trainer *t);
 AN_API int64_t an_trainer_at(const an_trainer *t); /* updates done */
 AN_API double an_trainer_loss(const an_trainer *t); /* of the last update, nats per token */
 /* Mean loss over validation tokens (0: all), nats per token; *bits_per_byte may be NULL. */
 AN_API an_status an_trainer_evaluate(an_trainer *t, int64_t tokens, double *loss, double *bits_per_byte);
 AN_API const float *an_trainer_weights(const an_trainer *t); /* flat block, fp32 masters */
 /* Flat block of the last update's gradients, unscaled, before clipping. */
-AN_API const float *an_trainer_gradients(const an_trainer *t);
+AN_API const float *an_trainer_gradients(an_trainer *t);
+/* The loss scale of the next update. */
+AN_API double an_trainer_loss_scale(const an_trainer *t);
+/* The first tensor whose gradient was not finite in the last update, which was skipped; NULL: it was
+ * applied. */
+AN_API const char *an_trainer_skipped(const an_trainer *t);
+/* Entries in the order of execution; valid as long as the trainer. */
 AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);
 AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers and host arrays */
 
@@ -97,8 +112,9 @@ AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_
 
 /* ---- Evaluation and generation ---------------------------------------------------- */
 
-/* Loss of a token array under weights `block`, every token but the first of each window of `tokens`
- * predicted once; nats per token in *loss, number predicted in *count. */
+/* Loss of a token array under weights `block`: every token but the very first is predicted once, from at
+ * most `tokens` (0: the model's context) before it, which begin at a multiple of `tokens`.  With a limit > 0
+ * only the first `limit` of them.  Nats per token in *loss, number predicted in *count. */
 AN_API an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data, int tokens,
                              int64_t limit, double *loss, int64_t *count);
 

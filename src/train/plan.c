@@ -1,0 +1,439 @@
+/* The plan: every surface, and every entry in the order of execution.
+ *
+ * Per micro-batch: embed, segments forward, cross-entropy (logits become their gradient in
+ * place), then from the last segment to the first its backward and, while that one's operands
+ * are in their shared surfaces, its weight gradients; last the embedding's.  Per update: norm,
+ * then AdamW and the new fp16 weights group by group. */
+#include "train/train.h"
+
+/* ---- Surfaces ---------------------------------------------------------------------- */
+
+static surface *add_surface(an_trainer *t, const char *name, an_type type)
+{
+	surface *s = arena_alloc(&t->arena, sizeof *s);
+	if (!s)
+		return NULL;
+	*s = (surface){.name = name, .type = type, .next = t->surfaces};
+	t->surfaces = s;
+	t->memory += (int64_t)an_type_bytes(&type);
+	return s;
+}
+
+static an_type value_type(const an_function *f, an_value v) { return fn_value(f, v)->type; }
+static const char *value_name(const an_function *f, an_value v) { return fn_value(f, v)->name; }
+
+static bool has_input(const an_function *f, const char *name)
+{
+	for (size_t i = 0; i < f->ninputs; i++)
+		if (strcmp(value_name(f, f->inputs[i]), name) == 0)
+			return true;
+	return false;
+}
+
+/* Whether `name` is "d_" and what comes after. */
+static bool is_gradient(const char *name, const char *of)
+{
+	return strncmp(name, "d_", 2) == 0 && strcmp(name + 2, of) == 0;
+}
+
+surface *plan_find(const an_trainer *t, const segment *s, const char *name)
+{
+	if (strcmp(name, "x") == 0)
+		return s->x;
+	if (strcmp(name, "d_x") == 0)
+		return s->d_x;
+	const char *out = value_name(s->kind->evaluate.f, s->kind->evaluate.f->outputs[0]);
+	if (strcmp(name, out) == 0)
+		return s->out;
+	if (is_gradient(name, out))
+		return s->d_out;
+	for (int i = 0; i < s->is->nparams; i++)
+		if (strcmp(name, s->is->input[i]) == 0)
+			return t->weight[s->is->param[i]];
+	for (int i = 0; s->residual && i < (int)s->kind->forward.f->noutputs; i++)
+		if (s->residual[i] && strcmp(name, s->residual[i]->name) == 0)
+			return s->residual[i];
+	for (int i = 0; i < s->kind->nshared; i++)
+		if (strcmp(name, s->kind->shared[i]->name) == 0)
+			return s->kind->shared[i];
+	return NULL;
+}
+
+/* What the backward returns beside d_x: operands of weight gradients, and norms' gradients. */
+static an_status add_shared(an_trainer *t, kind *k)
+{
+	const an_function *f = k->backward.f;
+	k->shared = arena_array(&t->arena, f->noutputs, sizeof(surface *));
+	if (!k->shared)
+		return fail_memory(t->ctx, 0);
+	for (size_t i = 0; i < f->noutputs; i++) {
+		const char *name = value_name(f, f->outputs[i]);
+		if (strcmp(name, "d_x") == 0)
+			continue;
+		k->shared[k->nshared] = add_surface(t, name, value_type(f, f->outputs[i]));
+		if (!k->shared[k->nshared++])
+			return fail_memory(t->ctx, 0);
+	}
+	return AN_OK;
+}
+
+static an_status add_residuals(an_trainer *t, segment *s)
+{
+	const an_function *f = s->kind->forward.f;
+	s->residual = arena_array(&t->arena, f->noutputs, sizeof(surface *));
+	if (!s->residual)
+		return fail_memory(t->ctx, 0);
+	for (size_t i = 1; i < f->noutputs; i++) {
+		s->residual[i] = add_surface(t, value_name(f, f->outputs[i]), value_type(f, f->outputs[i]));
+		if (!s->residual[i])
+			return fail_memory(t->ctx, 0);
+	}
+	return AN_OK;
+}
+
+/* Activations stay for the backward; an evaluation needs two in turn.  Cotangents always do with two. */
+static an_status add_activations(an_trainer *t)
+{
+	const an_llama_config *c = an_model_config(t->model);
+	int n = t->nsegments, keep = t->mode == MODE_EVALUATE ? MIN(2, n) : n;
+	an_type x = an_tensor(AN_FP16, 4, (int32_t[]){1, c->dim, 1, (int32_t)t->S});
+	an_type logits = an_tensor(AN_FP16, 4, (int32_t[]){1, c->vocab, 1, (int32_t)t->S});
+	surface *d[2] = {NULL, NULL};
+	for (int i = 0; i < n; i++)
+		if (!(t->segments[i].x = i < keep ? add_surface(t, "x", x) : t->segments[i - keep].x))
+			return fail_memory(t->ctx, 0);
+	t->embedded = t->segments[0].x;
+	t->logits = add_surface(t, "logits", logits);
+	if (!t->logits)
+		return fail_memory(t->ctx, 0);
+	for (int i = 0; i < 2 && t->mode != MODE_EVALUATE; i++)
+		if (!(d[i] = add_surface(t, "d_x", x)))
+			return fail_memory(t->ctx, 0);
+	for (int i = 0; i < n; i++) {
+		segment *s = &t->segments[i];
+		s->out = i + 1 < n ? t->segments[i + 1].x : t->logits;
+		s->d_out = i + 1 < n ? d[(i + 1) % 2] : t->logits;
+		s->d_x = d[i % 2];
+	}
+	t->d_embedded = d[0];
+	return AN_OK;
+}
+
+/* Parameters that programs read, and the order of updates: each with the first segment that has it, the
+ * embedding first. */
+static an_status add_weights(an_trainer *t)
+{
+	int n = an_model_params(t->model);
+	t->weight = arena_array(&t->arena, (size_t)n, sizeof(surface *));
+	t->order = arena_array(&t->arena, (size_t)n, sizeof *t->order);
+	t->written = arena_array(&t->arena, (size_t)n, sizeof *t->written);
+	if (!t->weight || !t->order || !t->written)
+		return fail_memory(t->ctx, 0);
+	for (int i = 0; i < t->nsegments; i++) {
+		const an_segment *s = t->segments[i].is;
+		for (int j = 0; j < s->nparams; j++) {
+			const an_param *p = an_model_param(t->model, s->param[j]);
+			if (t->weight[s->param[j]])
+				continue;
+			surface *w = add_surface(t, p->name, an_tensor(AN_FP16, p->rank, p->dim));
+			if (!w)
+				return fail_memory(t->ctx, 0);
+			t->weight[s->param[j]] = w;
+		}
+	}
+	return AN_OK;
+}
+
+/* ---- Entries ----------------------------------------------------------------------- */
+
+static an_status add_entry(an_trainer *t, an_plan_entry e, action a)
+{
+	size_t n = (size_t)t->nentries;
+	if (!mem_grow(t->ctx, &t->entries, &t->entries_cap, n, sizeof e) ||
+	    !mem_grow(t->ctx, &t->actions, &t->actions_cap, n, sizeof a) || !e.name)
+		return fail_memory(t->ctx, 0);
+	t->entries[n] = e;
+	t->actions[n] = a;
+	t->nentries++;
+	return AN_OK;
+}
+
+static int64_t type_bytes(const surface *s) { return (int64_t)an_type_bytes(&s->type); }
+
+static an_status add_program(an_trainer *t, int index, bool backward)
+{
+	const kind *k = t->segments[index].kind;
+	const program *p = backward ? &k->backward : &k->forward;
+	const char *name =
+	    arena_printf(&t->arena, "%s %s", t->segments[index].is->name, backward ? "backward" : "forward");
+	return add_entry(t, (an_plan_entry){.name = name, .flops = p->flops, .bytes = p->bytes},
+			 (action){.segment = index, .program = p, .backward = backward});
+}
+
+static k_type gemm_type(const an_type *t) { return t->dtype == AN_FP16 ? K_F16 : K_F32; }
+
+static an_status no_surface(an_trainer *t, const segment *s, const char *name)
+{
+	return fail(t->ctx, AN_INTERNAL, "%s: no surface for \"%s\"", s->is->name, name);
+}
+
+/* dW = sum over batches of x * y, into the fp32 gradient. */
+static an_status add_contraction(an_trainer *t, int index, int input, const an_contraction *c)
+{
+	segment *s = &t->segments[index];
+	const an_param *p = an_model_param(t->model, s->is->param[input]);
+	action a = {.segment = index,
+		    .param = s->is->param[input],
+		    .x = plan_find(t, s, c->x),
+		    .y = plan_find(t, s, c->y),
+		    .batch = c->batch,
+		    .x_offset = c->x_offset,
+		    .y_offset = c->y_offset,
+		    .x_stride = c->x_stride[0],
+		    .y_stride = c->y_stride[0]};
+	if (!a.x || !a.y)
+		return no_surface(t, s, a.x ? c->y : c->x);
+	if (c->m * c->n != p->count)
+		return fail(t->ctx, AN_INTERNAL, "%s: a gradient of %lld x %lld elements", p->name,
+			    (long long)c->m, (long long)c->n);
+	a.gemm =
+	    (k_gemm_args){.m = c->m,
+			  .n = c->n,
+			  .k = c->k,
+			  .a = {.type = gemm_type(&c->x_type), .rs = c->x_stride[1], .cs = c->x_stride[2]},
+			  .b = {.type = gemm_type(&c->y_type), .rs = c->y_stride[1], .cs = c->y_stride[2]},
+			  .c = {.type = K_F32, .rs = c->n, .cs = 1},
+			  .accumulate = true,
+			  .precision = t->precision};
+	a.row = k_gemm_select(&a.gemm, t->ctx->isa);
+	size_t scratch = k_gemm_scratch(a.row, &a.gemm, an_ctx_threads(t->ctx));
+	t->scratch_bytes = MAX(t->scratch_bytes, scratch);
+	int64_t operands = c->m * c->k * (int64_t)k_type_size(a.gemm.a.type) +
+			   c->k * c->n * (int64_t)k_type_size(a.gemm.b.type);
+	return add_entry(
+	    t,
+	    (an_plan_entry){.name = arena_printf(&t->arena, "dW %s.%s", s->is->name, s->is->input[input]),
+			    .host = AN_HOST_WEIGHT_GRAD,
+			    .flops = 2 * c->batch * c->m * c->n * c->k,
+			    .bytes = c->batch * operands + 8 * p->count},
+	    a);
+}
+
+static an_status add_gradients(an_trainer *t, int index)
+{
+	segment *s = &t->segments[index];
+	const kind *k = s->kind;
+	for (int i = 0; i < s->is->nparams; i++) {
+		const an_contraction *c = NULL;
+		for (int j = 0; j < k->ncontractions && !c; j++)
+			if (is_gradient(k->contraction[j].output, s->is->input[i]))
+				c = &k->contraction[j];
+		if (c) {
+			TRY(add_contraction(t, index, i, c));
+			continue;
+		}
+		const an_param *p = an_model_param(t->model, s->is->param[i]);
+		const char *name = arena_printf(&t->arena, "d_%s", s->is->input[i]);
+		if (!name)
+			return fail_memory(t->ctx, 0);
+		surface *x = plan_find(t, s, name);
+		if (!x)
+			return no_surface(t, s, name);
+		TRY(add_entry(
+		    t,
+		    (an_plan_entry){.name = arena_printf(&t->arena, "d %s.%s", s->is->name, s->is->input[i]),
+				    .host = AN_HOST_CAST,
+				    .bytes = type_bytes(x) + 8 * p->count},
+		    (action){.segment = index, .param = s->is->param[i], .x = x}));
+	}
+	return AN_OK;
+}
+
+static an_status add_micro_batch(an_trainer *t)
+{
+	int64_t dim = an_model_config(t->model)->dim, S = t->S;
+	TRY(add_entry(
+	    t, (an_plan_entry){.name = "embed", .host = AN_HOST_EMBED, .bytes = S * 4 + S * dim * (4 + 2)},
+	    (action){0}));
+	for (int i = 0; i < t->nsegments; i++)
+		TRY(add_program(t, i, false));
+	/* reads the logits twice, writes their gradient */
+	TRY(add_entry(t,
+		      (an_plan_entry){.name = "cross-entropy",
+				      .host = AN_HOST_CROSS_ENTROPY,
+				      .bytes = S * 4 + 3 * type_bytes(t->logits)},
+		      (action){0}));
+	for (int i = t->nsegments - 1; i >= 0; i--) {
+		TRY(add_program(t, i, true));
+		TRY(add_gradients(t, i));
+	}
+	return add_entry(t,
+			 (an_plan_entry){.name = "d embed",
+					 .host = AN_HOST_EMBED_GRAD,
+					 .bytes = S * 4 + S * dim * (2 + 4 + 4)},
+			 (action){.param = an_model_embedding(t->model)});
+}
+
+/* AdamW and the device's copy for the parameters order[first] .. of one group. */
+static an_status add_update_of(an_trainer *t, const char *group, int first, int n)
+{
+	int64_t count = 0, device = 0;
+	for (int i = first; i < first + n; i++) {
+		const an_param *p = an_model_param(t->model, t->order[i]);
+		count += p->count;
+		device += t->weight[t->order[i]] ? p->count : 0;
+	}
+	action a = {.param = first, .nparams = n, .to_device = true};
+	TRY(add_entry(t,
+		      (an_plan_entry){.name = arena_printf(&t->arena, "AdamW %s", group),
+				      .host = AN_HOST_ADAMW,
+				      .bytes = 28 * count, /* reads w, g, m, v; writes w, m, v */
+				      .per_update = true},
+		      a));
+	if (device == 0)
+		return AN_OK;
+	return add_entry(t,
+			 (an_plan_entry){.name = arena_printf(&t->arena, "weights %s", group),
+					 .host = AN_HOST_CAST,
+					 .bytes = (4 + 2) * device,
+					 .per_update = true},
+			 a);
+}
+
+static an_status add_update(an_trainer *t)
+{
+	TRY(add_entry(t,
+		      (an_plan_entry){.name = "norm",
+				      .host = AN_HOST_NORM,
+				      .bytes = 4 * an_model_param_block(t->model),
+				      .per_update = true},
+		      (action){0}));
+	bool *taken = arena_array(&t->arena, (size_t)an_model_params(t->model), sizeof *taken);
+	if (!taken)
+		return fail_memory(t->ctx, 0);
+	int n = 0, embedding = an_model_embedding(t->model);
+	t->order[n++] = embedding;
+	taken[embedding] = true;
+	TRY(add_update_of(t, "embedding", 0, 1));
+	for (int i = 0; i < t->nsegments; i++) {
+		const an_segment *s = t->segments[i].is;
+		int first = n;
+		for (int j = 0; j < s->nparams; j++)
+			if (!taken[s->param[j]]) {
+				taken[s->param[j]] = true;
+				t->order[n++] = s->param[j];
+			}
+		if (n > first)
+			TRY(add_update_of(t, s->name, first, n - first));
+	}
+	return AN_OK;
+}
+
+/* ---- Building ---------------------------------------------------------------------- */
+
+static an_status add_segments(an_trainer *t)
+{
+	t->nsegments = an_model_segments(t->model);
+	t->segments = arena_array(&t->arena, (size_t)t->nsegments, sizeof *t->segments);
+	t->kinds = arena_array(&t->arena, (size_t)t->nsegments, sizeof *t->kinds);
+	if (!t->segments || !t->kinds)
+		return fail_memory(t->ctx, 0);
+	for (int i = 0; i < t->nsegments; i++) {
+		const an_segment *s = an_model_segment(t->model, i);
+		int k = 0;
+		while (k < t->nkinds && strcmp(t->kinds[k].function, s->function) != 0)
+			k++;
+		if (k == t->nkinds) {
+			t->kinds[t->nkinds++].function = s->function;
+			TRY(train_build_kind(t, &t->kinds[k]));
+		}
+		t->segments[i] = (segment){.is = s, .kind = &t->kinds[k]};
+	}
+	return AN_OK;
+}
+
+/* Host arrays, beside the surfaces that are counted as they are added. */
+static void count_host_memory(an_trainer *t)
+{
+	int blocks = t->mode == MODE_EVALUATE ? 0 : 4; /* masters, gradients, two moments */
+	t->block_bytes = (size_t)an_model_param_block(t->model) * sizeof(float);
+	t->memory += blocks * (int64_t)t->block_bytes + (int64_t)t->scratch_bytes +
+		     (2 * t->S + t->o.tokens + 1) * (int64_t)sizeof(int32_t);
+}
+
+/* What training needs beside what an evaluation does. */
+static an_status add_training(an_trainer *t)
+{
+	/* the loss writes d_logits over the logits */
+	const kind *head = t->segments[t->nsegments - 1].kind;
+	const char *out = value_name(head->evaluate.f, head->evaluate.f->outputs[0]);
+	if (has_input(head->backward.f, out))
+		return fail(t->ctx, AN_UNSUPPORTED,
+			    "the backward of \"%s\" reads \"%s\", which the loss overwrites", head->function,
+			    out);
+	for (int i = 0; i < t->nkinds; i++)
+		TRY(add_shared(t, &t->kinds[i]));
+	for (int i = 0; i < t->nsegments; i++)
+		TRY(add_residuals(t, &t->segments[i]));
+	TRY(add_micro_batch(t));
+	return add_update(t);
+}
+
+an_status plan_build(an_trainer *t)
+{
+	TRY(add_segments(t));
+	TRY(add_weights(t));
+	TRY(add_activations(t));
+	if (t->mode != MODE_EVALUATE)
+		TRY(add_training(t));
+	count_host_memory(t);
+	return AN_OK;
+}
+
+static an_status bind(an_trainer *t, an_call *call, const segment *s, const char *name)
+{
+	const surface *at = plan_find(t, s, name);
+	return at ? an_call_bind(call, name, at->buffer) : no_surface(t, s, name);
+}
+
+an_status plan_bind(an_trainer *t, const program *p, const segment *s, an_call **out)
+{
+	const char *name;
+	an_type type;
+	TRY(an_call_new(p->exe, out));
+	for (int i = 0; (name = an_executable_input(p->exe, i, &type)); i++)
+		TRY(bind(t, *out, s, name));
+	for (int i = 0; (name = an_executable_output(p->exe, i, &type)); i++)
+		TRY(bind(t, *out, s, name));
+	return AN_OK;
+}
+
+an_status plan_allocate(an_trainer *t)
+{
+	int64_t available = memory_available();
+	if (t->memory > available)
+		return fail(t->ctx, AN_MEMORY,
+			    "this needs %.1f GB of memory and %.1f GB are available; a smaller batch, fewer "
+			    "tokens per sequence or a smaller model would fit",
+			    1e-9 * (double)t->memory, 1e-9 * (double)available);
+	for (surface *s = t->surfaces; s; s = s->next)
+		TRY(an_buffer_new(t->device, &s->type, &s->buffer));
+	for (int i = 0; i < t->nentries; i++) {
+		action *a = &t->actions[i];
+		if (a->program)
+			TRY(plan_bind(t, a->program, &t->segments[a->segment], &a->call));
+	}
+	t->input = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->input);
+	t->target = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->target);
+	t->window = mem_zalloc(t->ctx, (size_t)(t->o.tokens + 1) * sizeof *t->window);
+	t->scratch = mem_alloc_tensor(t->ctx, t->scratch_bytes);
+	if (!t->input || !t->target || !t->window || !t->scratch)
+		return fail_memory(t->ctx, 0);
+	if (t->mode == MODE_EVALUATE)
+		return AN_OK;
+	float **block[] = {&t->weights, &t->gradients, &t->m, &t->v};
+	for (int i = 0; i < LENGTH(block); i++)
+		if (!(*block[i] = mem_alloc_tensor(t->ctx, t->block_bytes)))
+			return fail_memory(t->ctx, t->block_bytes);
+	return AN_OK;
+}

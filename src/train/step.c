@@ -1,0 +1,242 @@
+/* Running the plan's entries. */
+#include "train/train.h"
+
+#include "train/data.h"
+
+#include <math.h>
+#include <time.h>
+
+/* Updates without overflow after which the loss scale doubles, up to so many times its first value. */
+#define GROW_AFTER 500
+#define GROW_MOST  0x1p8
+/* Below this no gradient of a loss that is finite overflows. */
+#define SCALE_LEAST 0x1p-20
+
+double train_now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- Host operations --------------------------------------------------------------- */
+
+static pool *workers(const an_trainer *t) { return ctx_pool(t->ctx); }
+static float *gradient_of(const an_trainer *t, const an_param *p) { return t->gradients + p->offset; }
+
+static void embed(an_trainer *t)
+{
+	const an_param *p = an_model_param(t->model, an_model_embedding(t->model));
+	half *x = an_buffer_map(t->embedded->buffer);
+	k_embed(workers(t), t->ctx->isa, x, t->weights + p->offset, t->input, p->dim[1], t->S);
+	an_buffer_unmap(t->embedded->buffer);
+}
+
+/* Gradients are written by the first that has some in an update, and added to by the others. */
+static void embed_grad(an_trainer *t, const action *a)
+{
+	const an_param *p = an_model_param(t->model, a->param);
+	float *g = gradient_of(t, p);
+	if (!t->written[a->param])
+		memset(g, 0, (size_t)p->count * sizeof *g);
+	t->written[a->param] = true;
+	const half *dx = an_buffer_map(t->d_embedded->buffer);
+	k_embed_grad(workers(t), t->ctx->isa, g, dx, t->input, p->dim[1], t->S, 1);
+	an_buffer_unmap(t->d_embedded->buffer);
+}
+
+static double cross_entropy(an_trainer *t, double grad_scale)
+{
+	double nats;
+	half *logits = an_buffer_map(t->logits->buffer);
+	k_cross_entropy(workers(t), t->ctx->isa, logits, t->target, an_model_config(t->model)->vocab, t->S,
+			(float)grad_scale, &nats, NULL, NULL);
+	an_buffer_unmap(t->logits->buffer);
+	return nats;
+}
+
+static void weight_grad(an_trainer *t, const action *a)
+{
+	k_gemm_args g = a->gemm;
+	char *x = an_buffer_map(a->x->buffer), *y = a->y == a->x ? x : an_buffer_map(a->y->buffer);
+	int64_t x_size = (int64_t)k_type_size(g.a.type), y_size = (int64_t)k_type_size(g.b.type);
+	g.c.data = gradient_of(t, an_model_param(t->model, a->param));
+	for (int64_t b = 0; b < a->batch; b++) {
+		g.a.data = x + (a->x_offset + b * a->x_stride) * x_size;
+		g.b.data = y + (a->y_offset + b * a->y_stride) * y_size;
+		g.accumulate = t->written[a->param];
+		k_gemm(workers(t), a->row, &g, t->scratch);
+		t->written[a->param] = true;
+	}
+	an_buffer_unmap(a->x->buffer);
+	if (a->y != a->x)
+		an_buffer_unmap(a->y->buffer);
+}
+
+/* Norms' gradients, which the backward returns in fp16: some hundred elements. */
+static void cast_gradient(an_trainer *t, const action *a)
+{
+	const an_param *p = an_model_param(t->model, a->param);
+	float *g = gradient_of(t, p);
+	const half *x = an_buffer_map(a->x->buffer);
+	for (int64_t i = 0; i < p->count; i++)
+		g[i] = half_to_float(x[i]) + (t->written[a->param] ? g[i] : 0);
+	t->written[a->param] = true;
+	an_buffer_unmap(a->x->buffer);
+}
+
+static an_status cast_weights(an_trainer *t, const action *a)
+{
+	for (int i = a->param; i < a->param + a->nparams; i++) {
+		const an_param *p = an_model_param(t->model, t->order[i]);
+		surface *w = t->weight[t->order[i]];
+		if (w)
+			TRY(an_buffer_update_from_f32(w->buffer, 0, p->count, t->weights + p->offset));
+	}
+	return AN_OK;
+}
+
+static void norm(an_trainer *t)
+{
+	bool finite;
+	double squares =
+	    k_sum_squares(workers(t), t->ctx->isa, t->gradients, an_model_param_block(t->model), &finite);
+	t->grad_norm = sqrt(squares) / t->gradient_scale;
+	for (int i = 0; !finite && i < an_model_params(t->model); i++) {
+		const an_param *p = an_model_param(t->model, i);
+		k_sum_squares(workers(t), t->ctx->isa, gradient_of(t, p), p->count, &finite);
+		if (!finite) {
+			t->skipped = p->name;
+			return;
+		}
+	}
+}
+
+static void adamw(an_trainer *t, const action *a)
+{
+	const an_train_options *o = &t->o;
+	double clip = o->clip > 0 && t->grad_norm > o->clip ? o->clip / t->grad_norm : 1;
+	double applied = (double)(t->state.applied + 1);
+	k_adamw h = {.lr = (float)t->lr,
+		     .beta1 = (float)o->beta1,
+		     .beta2 = (float)o->beta2,
+		     .eps = (float)o->eps,
+		     .c1 = (float)(1 - pow(o->beta1, applied)),
+		     .c2 = (float)(1 - pow(o->beta2, applied)),
+		     .g_scale = (float)(clip / t->gradient_scale)};
+	for (int i = a->param; i < a->param + a->nparams; i++) {
+		const an_param *p = an_model_param(t->model, t->order[i]);
+		h.decay = p->decay ? (float)o->decay : 0;
+		k_adamw_step(workers(t), t->ctx->isa, &h, t->weights + p->offset, gradient_of(t, p),
+			     t->m + p->offset, t->v + p->offset, p->count);
+	}
+}
+
+/* ---- Entries ----------------------------------------------------------------------- */
+
+/* Runs one entry and times it; *nats is set by the loss. */
+static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats)
+{
+	an_plan_entry *e = &t->entries[i];
+	const action *a = &t->actions[i];
+	double began = train_now();
+	an_status s = AN_OK;
+	switch (e->host) {
+	case AN_HOST_NONE: s = an_call_run(a->call); break;
+	case AN_HOST_EMBED: embed(t); break;
+	case AN_HOST_EMBED_GRAD: embed_grad(t, a); break;
+	case AN_HOST_CROSS_ENTROPY: *nats = cross_entropy(t, grad_scale); break;
+	case AN_HOST_WEIGHT_GRAD: weight_grad(t, a); break;
+	case AN_HOST_CAST:
+		if (a->to_device)
+			s = cast_weights(t, a);
+		else
+			cast_gradient(t, a);
+		break;
+	case AN_HOST_NORM: norm(t); break;
+	case AN_HOST_ADAMW: adamw(t, a); break;
+	}
+	e->seconds += train_now() - began;
+	e->runs++;
+	return s == AN_OK ? s : fail_prefix(t->ctx, s, "%s", e->name);
+}
+
+an_status train_upload(an_trainer *t)
+{
+	const int n = an_model_params(t->model);
+	for (int i = 0; i < n; i++) {
+		const an_param *p = an_model_param(t->model, i);
+		if (t->weight[i])
+			TRY(an_buffer_update_from_f32(t->weight[i]->buffer, 0, p->count,
+						      t->weights + p->offset));
+	}
+	return AN_OK;
+}
+
+an_status train_micro_batch(an_trainer *t, int micro, double *nats)
+{
+	int64_t g = (t->state.step * t->o.accumulate + micro) * t->o.batch;
+	data_batch(t->data.train, t->o.seed, t->o.batch, t->o.tokens, g, t->input, t->target, t->window);
+	/* d of the mean loss over the update's tokens, times the loss scale */
+	double grad_scale = t->gradient_scale / (double)t->tokens_per_update;
+	for (int i = 0; i < t->nentries; i++)
+		if (!t->entries[i].per_update)
+			TRY(run_entry(t, i, grad_scale, nats));
+	return AN_OK;
+}
+
+/* The scale that the update used overflowed, or did not. */
+static an_status adapt_scale(an_trainer *t)
+{
+	train_state *s = &t->state;
+	if (t->skipped) {
+		s->good = 0;
+		s->loss_scale /= 2;
+		if (s->loss_scale < SCALE_LEAST)
+			return fail(t->ctx, AN_NUMERIC,
+				    "%s is not finite at any loss scale (now %g): the training has diverged; "
+				    "a lower learning rate or more warm-up helps",
+				    t->skipped, s->loss_scale);
+	} else if (++s->good >= GROW_AFTER) {
+		s->good = 0;
+		s->loss_scale = MIN(2 * s->loss_scale, t->o.loss_scale * GROW_MOST);
+	}
+	return AN_OK;
+}
+
+an_status train_update(an_trainer *t)
+{
+	double sum = 0, nats = 0;
+	t->skipped = NULL;
+	t->gradient_scale = t->state.loss_scale;
+	t->lr = train_learning_rate(&t->o, t->state.step);
+	memset(t->written, 0, (size_t)an_model_params(t->model) * sizeof *t->written);
+	for (int i = 0; i < t->o.accumulate; i++) {
+		TRY(train_micro_batch(t, i, &nats));
+		sum += nats;
+	}
+	t->loss = sum / (double)t->tokens_per_update;
+	if (!isfinite(t->loss))
+		t->skipped = "the loss";
+	for (int i = 0; i < t->nentries && !t->skipped; i++)
+		if (t->entries[i].per_update)
+			TRY(run_entry(t, i, 0, NULL));
+	t->state.step++;
+	t->state.applied += !t->skipped;
+	return adapt_scale(t);
+}
+
+/* ---- Evaluation -------------------------------------------------------------------- */
+
+an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats)
+{
+	*nats = 0;
+	for (int64_t first = 0; first * t->o.tokens < count; first += t->o.batch) {
+		data_eval_batch(from, count, t->o.batch, t->o.tokens, first, t->input, t->target, t->window);
+		embed(t);
+		for (int i = 0; i < t->nsegments; i++)
+			TRY(an_call_run(t->segments[i].evaluate));
+		*nats += cross_entropy(t, 0);
+	}
+	return AN_OK;
+}

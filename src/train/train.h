@@ -1,0 +1,178 @@
+/* The trainer's inside: programs, surfaces, the plan and what executes it.
+ *
+ *   programs.c    segments' functions: differentiate, take the weight gradients out, compile
+ *   plan.c        surfaces, and the list of entries with what each needs to run
+ *   step.c        runs entries: a micro-batch, an update, an evaluation
+ *   options.c     defaults and checks
+ *   trainer.c     the public trainer: steps, evaluations, reports, checkpoints in order
+ *   checkpoint.c  folders that are complete or not there
+ *   metrics.c     the JSON lines
+ *   data.c        which tokens a step sees
+ *   memory.c      what the machine has left
+ *   generate.c    decoding with a cache
+ *
+ * Sizes in comments: S tokens of a micro-batch, C dim, V vocabulary. */
+#ifndef TRAIN_TRAIN_H
+#define TRAIN_TRAIN_H
+
+#include "anneal/pass.h"
+#include "anneal/train.h"
+#include "kernel/kernel.h"
+#include "mil/ir.h"
+
+/* A value at the border of a program that lives in a device buffer. */
+typedef struct surface {
+	const char *name;
+	an_type type;
+	an_buffer *buffer; /* NULL until plan_allocate */
+	struct surface *next;
+} surface;
+
+/* One function on the device. */
+typedef struct program {
+	an_function *f;
+	an_executable *exe;
+	int64_t flops, bytes; /* bytes of its inputs and outputs */
+} program;
+
+/* Segments with the same function share these. */
+typedef struct kind {
+	const char *function; /* "layer" */
+	program evaluate, forward, backward;
+	an_contraction *contraction; /* weight gradients that the host computes */
+	int ncontractions;
+	surface **shared; /* outputs of the backward but d_x: read by the host before the next segment's */
+	int nshared;
+} kind;
+
+typedef struct segment {
+	const an_segment *is;
+	kind *kind;
+	surface *x, *out;     /* activations */
+	surface *d_out, *d_x; /* cotangents; the head's d_out is its logits, in place */
+	surface **residual;   /* NULL where an output is no residual; by output of the forward */
+	an_call *evaluate;
+} segment;
+
+/* What an entry of the plan needs to run. */
+typedef struct action {
+	int segment;
+	const program *program; /* device entries */
+	bool backward;
+	an_call *call;
+	int param;        /* gradients: whose; updates: index into `order` of the first */
+	int nparams;      /* updates */
+	surface *x, *y;   /* WEIGHT_GRAD: operands; CAST: x */
+	k_gemm_args gemm; /* WEIGHT_GRAD: one of its batches, without addresses */
+	int64_t batch, x_offset, y_offset, x_stride, y_stride; /* WEIGHT_GRAD: in elements */
+	const k_gemm_row *row;
+	bool to_device; /* CAST: masters to the device; else an fp16 gradient to fp32 */
+} action;
+
+/* What a checkpoint saves beside weights and moments. */
+typedef struct train_state {
+	int64_t step;      /* updates done */
+	int64_t applied;   /* of those, not skipped */
+	double loss_scale; /* d(mean loss) is multiplied by it; a power of two */
+	int64_t good;      /* updates since it last changed */
+	double best_loss;  /* validation, nats per token; INFINITY: none yet */
+	int64_t best_step;
+} train_state;
+
+typedef enum train_mode { MODE_TRAIN, MODE_PLAN, MODE_EVALUATE } train_mode;
+
+struct an_trainer {
+	an_ctx *ctx;
+	an_device *device;
+	const an_model *model;
+	an_data data;
+	an_train_options o; /* resolved */
+	train_mode mode;
+	int64_t S, tokens_per_update;
+	k_precision precision;
+	uint64_t data_hash;
+
+	arena arena;
+	an_program *program;
+	kind *kinds;
+	int nkinds;
+	segment *segments;
+	int nsegments;
+	surface *surfaces; /* all */
+	surface **weight;  /* by parameter; NULL: not on the device */
+	surface *embedded, *d_embedded, *logits;
+	int *order; /* parameters as updates take them, group by group */
+	int64_t memory;
+
+	an_plan_entry *entries;
+	action *actions;
+	int nentries;
+	size_t entries_cap, actions_cap;
+
+	float *weights, *gradients, *m, *v; /* flat blocks */
+	size_t block_bytes;
+	bool *written; /* by parameter: its gradient holds something of this update */
+	int32_t *input, *target, *window;
+	void *scratch; /* of GEMMs */
+	size_t scratch_bytes;
+
+	train_state state;
+	double gradient_scale; /* what `gradients` are still multiplied by */
+	double loss, grad_norm, lr;
+	const char *skipped; /* the tensor that was not finite; NULL: the update was applied */
+	/* reports */
+	double run_started;
+	int64_t run_steps;
+	int dir_lock; /* -1: none */
+	struct metrics *metrics;
+};
+
+/* options.c */
+an_status train_resolve(an_ctx *ctx, const an_model *m, const an_train_options *opt, an_train_options *out);
+/* Learning rate of update k, counted from 0. */
+double train_learning_rate(const an_train_options *o, int64_t k);
+
+/* programs.c */
+an_status train_build_kind(an_trainer *t, kind *k);
+/* Compiles the evaluation programs and binds them, unless that was done. */
+an_status train_build_evaluation(an_trainer *t);
+/* Exact simplifications, then compilation; a copy goes to dump_dir (may be NULL) as <stem>.mil. */
+an_status train_compile(an_device *d, an_function *f, const char *dump_dir, const char *stem, program *out);
+
+/* plan.c */
+an_status plan_build(an_trainer *t);
+an_status plan_allocate(an_trainer *t);
+/* A call of a program with the segment's surfaces bound; to be freed even on failure, if not NULL. */
+an_status plan_bind(an_trainer *t, const program *p, const segment *s, an_call **out);
+/* The surface that stands for an input or output of the segment's programs; NULL: none. */
+surface *plan_find(const an_trainer *t, const segment *s, const char *name);
+
+/* step.c */
+an_status train_upload(an_trainer *t); /* all weights to the device */
+an_status train_micro_batch(an_trainer *t, int micro, double *nats);
+an_status train_update(an_trainer *t);
+/* Nats over tokens 1 .. count of `from`. */
+an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats);
+double train_now(void); /* seconds */
+
+/* memory.c: bytes that can still be had, INT64_MAX if the system does not say. */
+int64_t memory_available(void);
+
+/* metrics.c */
+typedef struct metrics metrics;
+/* Opens DIR/metrics.jsonl, cut back to lines of steps up to `step` (< 0: to nothing). */
+an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, metrics **out);
+void metrics_close(metrics *m);
+an_status metrics_report(metrics *m, const an_train_report *r, const char *skipped);
+an_status metrics_sync(metrics *m);
+
+/* checkpoint.c */
+/* Locks the folder, makes sure that it can be written, removes what a killed save left, and continues
+ * from the last checkpoint if asked and there is one. */
+an_status checkpoint_begin(an_trainer *t, bool *resumed);
+void checkpoint_end(an_trainer *t);
+/* Writes step-N and names it in `last`, and in `best` if this step is the best.  *folder: in an arena
+ * that the caller gives. */
+an_status checkpoint_save(an_trainer *t, arena *a, const char **folder);
+
+#endif
