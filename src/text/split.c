@@ -187,7 +187,10 @@ static an_status translate(an_ctx *ctx, const char *pattern, str *out)
 			continue;
 		} else if (*p == '^' || *p == '$') {
 			bad = "an anchor (^ or $)";
-		} else if (*p == '{') { /* a count: {n}, {n,}, {n,m} */
+		} else if (*p == '(' &&
+			   (p[1] == '*' || (p[1] == '?' && (!p[2] || !strchr(":=!<>i", p[2]))))) {
+			bad = "such a group"; /* other flags have other meanings */
+		} else if (*p == '{') {       /* a count: {n}, {n,}, {n,m} */
 			size_t n = strspn(p + 1, "0123456789,") + 1;
 			if (p[1] == ',' || p[n] != '}' || p[n + 1] == '+')
 				bad = "such a {count}";

@@ -213,8 +213,7 @@ static an_status read_byte_level(reader *r, const json_t *v)
 	TRY(get_bool(r, v, "pre_tokenizer", "add_prefix_space", true, &prefix));
 	TRY(get_bool(r, v, "pre_tokenizer", "use_regex", true, &regex));
 	if (prefix)
-		return REFUSE(r,
-			      "pre_tokenizer.add_prefix_space is true: a space would be added to the text");
+		return REFUSE(r, "pre_tokenizer.add_prefix_space is true: a space would be added to a text");
 	return regex ? split_add(r->t->split, SPLIT_GPT2) : AN_OK;
 }
 
@@ -273,9 +272,8 @@ static an_status read_pre_tokenizer(reader *r, const json_t *v)
 			TRY(read_digits(r, e));
 		else
 			return REFUSE(r,
-				      "pre_tokenizer %s%s is not supported; expected ByteLevel, alone or at "
-				      "the end of a "
-				      "Sequence of Split and Digits",
+				      "pre_tokenizer %s%s is not supported; expected ByteLevel, or a "
+				      "Sequence of Split and Digits that ends with it",
 				      *type ? type : "null", last ? "" : " before another");
 	}
 	return REFUSE(r, "pre_tokenizer is an empty Sequence; expected ByteLevel at its end");

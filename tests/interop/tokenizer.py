@@ -85,6 +85,7 @@ def samples(prose, nfc):
         yield "It's 12345 o'clock — café 今日 한국어."
     else:
         yield prose
+        yield "We'LL it'\u017f it'S '\u017fo I'D'd 'tis ''s \u212a's '\u212a"
     for i in range(0, len(known), 1000):
         part = known[i:i + 1000]
         yield "".join(part)

@@ -160,11 +160,12 @@ static void refuses_what_differs(void **state)
 	(void)state;
 	static const struct {
 		const char *pattern, *word;
-	} cases[] = {{"\\w+", "\\w"},      {"\\bx", "\\b"},        {"^a", "anchor"},    {"a$", "anchor"},
-		     {"[a[b]]", "set"},    {"[a&&b]", "&&"},       {"\\h", "\\h"},      {"a{,3}", "count"},
-		     {"a{1,3}+", "count"}, {"\\", "backslash"},    {"\\u12", "\\u"},    {"[]a]", "]"},
-		     {"(a", "paren"},      {"\\p{Nonsense}", "p"}, {"[z-a]", "range"},  {"*", "quantifier"},
-		     {"\\v", "\\v"},       {"\\G", "\\G"},         {"[\\S\\n]", "\\S"}, {"[\\d\\W]", "\\W"}};
+	} cases[] = {{"\\w+", "\\w"},      {"\\bx", "\\b"},        {"^a", "anchor"},   {"a$", "anchor"},
+		     {"[a[b]]", "set"},    {"[a&&b]", "&&"},       {"\\h", "\\h"},     {"a{,3}", "count"},
+		     {"a{1,3}+", "count"}, {"\\", "backslash"},    {"\\u12", "\\u"},   {"[]a]", "]"},
+		     {"(a", "paren"},      {"\\p{Nonsense}", "p"}, {"[z-a]", "range"}, {"*", "quantifier"},
+		     {"(?m:a)", "group"},  {"(*UTF)a", "group"},   {"\\v", "\\v"},     {"\\G", "\\G"},
+		     {"[\\S\\n]", "\\S"},  {"[\\d\\W]", "\\W"}};
 	splitter *s;
 	assert_int_equal(split_new(ctx, &s), AN_OK);
 	for (int i = 0; i < LENGTH(cases); i++) {
