@@ -10,6 +10,24 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+/* EW_LANES floats at once; every compiler turns them into what registers there are.  Passed by address:
+ * by value their calling convention would depend on the instruction set. */
+typedef float lanes_f __attribute__((vector_size(4 * EW_LANES)));
+typedef int32_t lanes_i __attribute__((vector_size(4 * EW_LANES)));
+
+static inline void lanes_load(lanes_f *v, const float *x) { memcpy(v, x, sizeof *v); }
+/* as max_f and min_f below: NaN wins */
+static inline void lanes_max(lanes_f *a, const lanes_f *b)
+{
+	lanes_i m = (*a > *b) | (*a != *a);
+	*a = (lanes_f)(((lanes_i)*a & m) | ((lanes_i)*b & ~m));
+}
+static inline void lanes_min(lanes_f *a, const lanes_f *b)
+{
+	lanes_i m = (*a < *b) | (*a != *a);
+	*a = (lanes_f)(((lanes_i)*a & m) | ((lanes_i)*b & ~m));
+}
+
 /* ---- Conversion ------------------------------------------------------------------- */
 
 #if defined(__AVX512F__)
@@ -213,6 +231,20 @@ static void store_ints(void *dst, k_type type, int64_t s, const int32_t *x, int 
 /* dst[n][m] = src[m][n]; both small and in the first-level cache */
 static void transpose_words(uint32_t *restrict dst, const uint32_t *restrict src, int m, int n)
 {
+#ifdef __AVX512F__
+	if (m % 16 == 0 && n % 16 == 0) {
+		for (int j = 0; j < m; j += 16)
+			for (int i = 0; i < n; i += 16) {
+				__m512i r[16];
+				UNROLL for (int l = 0; l < 16; l++)
+					r[l] = _mm512_loadu_si512(src + (j + l) * n + i);
+				turn16(r);
+				UNROLL for (int l = 0; l < 16; l++)
+					_mm512_storeu_si512(dst + (i + l) * m + j, r[l]);
+			}
+		return;
+	}
+#endif
 	for (int i = 0; i < n; i++)
 		for (int j = 0; j < m; j++)
 			dst[i * m + j] = src[j * n + i];
@@ -476,18 +508,35 @@ static inline int32_t combine_int(int32_t a, int32_t x, k_reduction how)
 	return how == K_MAX ? MAX(a, x) : how == K_MIN ? MIN(a, x) : (int32_t)((uint32_t)a + (uint32_t)x);
 }
 
+static inline void combine_lanes(lanes_f *a, const lanes_f *x, k_reduction how)
+{
+	if (how == K_MAX)
+		lanes_max(a, x);
+	else if (how == K_MIN)
+		lanes_min(a, x);
+	else
+		*a += *x;
+}
+
 /* One row: lanes, then halves. */
 static inline float fold_row(const float *x, int n, k_reduction how)
 {
 	float lane[EW_LANES];
-	int lanes = MIN(n, EW_LANES), i = EW_LANES;
+	lanes_f v, w;
+	int i = 0;
 	for (int l = 0; l < EW_LANES; l++)
-		lane[l] = l < lanes ? x[l] : how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
-	for (; i + EW_LANES <= n; i += EW_LANES)
-		for (int l = 0; l < EW_LANES; l++)
-			lane[l] = combine(lane[l], x[i + l], how);
-	for (int l = 0; i + l < n; l++)
-		lane[l] = combine(lane[l], x[i + l], how);
+		lane[l] = how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
+	lanes_load(&v, lane);
+	for (; i + EW_LANES <= n; i += EW_LANES) {
+		lanes_load(&w, x + i);
+		combine_lanes(&v, &w, how);
+	}
+	if (i < n) {
+		memcpy(lane, x + i, sizeof *lane * (size_t)(n - i));
+		lanes_load(&w, lane);
+		combine_lanes(&v, &w, how);
+	}
+	memcpy(lane, &v, sizeof v);
 	for (int h = EW_LANES / 2; h; h /= 2)
 		for (int l = 0; l < h; l++)
 			lane[l] = combine(lane[l], lane[l + h], how);

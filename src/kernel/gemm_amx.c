@@ -48,9 +48,9 @@ INLINE void pack_tiles(char *panel, const void *src, k_type type, int64_t sv, in
 			__m512i hi[16], lo[16];
 			square_form form = load_square(hi, lo, src, type, sv, se, v, e, count - v, k - e, split, &special);
 			if (form != want) {
-				turn(hi);
+				turn16(hi);
 				if (split)
-					turn(lo);
+					turn16(lo);
 			}
 			UNROLL for (int i = 0; i < 16; i++)
 				_mm512_store_si512((void *)(panel + 64 * i), hi[i]);

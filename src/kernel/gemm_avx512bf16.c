@@ -17,7 +17,7 @@ INLINE void pack_words(uint32_t *panel, const void *src, k_type type, int64_t sv
 			__m512i r[16], unused[16];
 			__mmask16 special = 0;
 			if (load_square(r, unused, src, type, sv, se, v, e, count - v, k - e, false, &special) == BY_VECTOR)
-				turn(r);
+				turn16(r);
 			const int words = (k - e + 1) / 2;
 			UNROLL for (int w = 0; w < 16; w++)
 				if (w < words)

@@ -8,45 +8,9 @@
 #define KERNEL_GEMM_PACK_AVX512_H
 
 #include "kernel/gemm.h"
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
+#include "kernel/turn_avx512.h"
 
 INLINE __mmask16 low_mask(int n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1); }
-
-/* 16 x 16 words: pairs of rows, then 2 x 2 blocks of words, of quarters, of halves. */
-INLINE void turn(__m512i r[16])
-{
-	__m512i t[16];
-	UNROLL for (int i = 0; i < 8; i++) {
-		t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-		t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-	}
-	UNROLL for (int i = 0; i < 4; i++) {
-		r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-		r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-		r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-		r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-	}
-	UNROLL for (int i = 0; i < 4; i++) {
-		t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-		t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-		t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-		t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-	}
-	UNROLL for (int i = 0; i < 4; i++) {
-		r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-		r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-		r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-		r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-	}
-}
 
 /* 16 contiguous elements as fp32; those not in the mask are 0 and not touched. */
 INLINE __m512 load_floats16(const void *src, k_type type, int64_t at, __mmask16 m)
@@ -86,7 +50,7 @@ INLINE void pack_f32_type(float *panel, const void *src, k_type type, int64_t sv
 					            : gather_floats16(src, type, (v + i) * sv + e * se, se, k - e);
 				r[i] = _mm512_castps_si512(x);
 			}
-			turn(r);
+			turn16(r);
 			float *to = panel + (int64_t)e * width + v;
 			if (k - e >= 16)
 				UNROLL for (int i = 0; i < 16; i++)

@@ -3,6 +3,7 @@
 
 #ifdef __AVX512F__
 #include <immintrin.h>
+#include "kernel/turn_avx512.h"
 #include "kernel/math_impl.h"
 #include "kernel/ewise_impl.h"
 #include "kernel/train_impl.h"

@@ -17,25 +17,28 @@ static float sum_lanes(const float *lane)
 static void softmax_row(float *x, int64_t n)
 {
 	int64_t end = (n + EW_LANES - 1) & -EW_LANES;
-	float lane[EW_LANES], max;
+	float lane[EW_LANES];
+	lanes_f v, w;
 	for (int64_t i = n; i < end; i++)
 		x[i] = -INFINITY;
-	for (int l = 0; l < EW_LANES; l++)
-		lane[l] = x[l];
-	for (int64_t i = EW_LANES; i < end; i += EW_LANES)
-		for (int l = 0; l < EW_LANES; l++)
-			lane[l] = max_f(lane[l], x[i + l]);
-	max = lane[0];
+	lanes_load(&v, x);
+	for (int64_t i = EW_LANES; i < end; i += EW_LANES) {
+		lanes_load(&w, x + i);
+		lanes_max(&v, &w);
+	}
+	memcpy(lane, &v, sizeof v);
+	float max = lane[0];
 	for (int l = 1; l < EW_LANES; l++)
 		max = max_f(max, lane[l]);
-	for (int l = 0; l < EW_LANES; l++)
-		lane[l] = 0;
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] = exp_f(x[i] - max);
-	for (int64_t i = 0; i < end; i += EW_LANES)
-		for (int l = 0; l < EW_LANES; l++)
-			lane[l] += x[i + l];
+	lanes_load(&v, x);
+	for (int64_t i = EW_LANES; i < end; i += EW_LANES) {
+		lanes_load(&w, x + i);
+		v += w;
+	}
+	memcpy(lane, &v, sizeof v);
 	float factor = 1 / sum_lanes(lane);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
