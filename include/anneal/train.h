@@ -125,7 +125,8 @@ typedef struct an_sample_options {
 	uint64_t seed;
 } an_sample_options;
 
-/* A sequence being decoded with a key/value cache. */
+/* A sequence being decoded with a key/value cache of `context` tokens.  The model and the flat block of
+ * its weights must outlive it. */
 typedef struct an_generator an_generator;
 AN_API an_status an_generator_new(an_device *d, const an_model *m, const float *block, int context, an_generator **out);
 AN_API void an_generator_free(an_generator *g);
@@ -133,6 +134,7 @@ AN_API void an_generator_free(an_generator *g);
  * an_generator_logits gives [vocab] fp32.  AN_USAGE when the context is full. */
 AN_API an_status an_generator_feed(an_generator *g, const int32_t *ids, size_t n);
 AN_API const float *an_generator_logits(const an_generator *g);
+/* The k-th call gives the k-th draw of the seed: the same feeds and calls, the same tokens. */
 AN_API int32_t an_generator_sample(an_generator *g, const an_sample_options *opt);
 AN_API size_t an_generator_length(const an_generator *g);
 /* Forgets all but the last `keep` tokens (re-feeding them), for generation beyond the context. */
