@@ -10,23 +10,18 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
-/* EW_LANES floats at once; every compiler turns them into what registers there are.  Passed by address:
- * by value their calling convention would depend on the instruction set. */
-typedef float lanes_f __attribute__((vector_size(4 * EW_LANES)));
-typedef int32_t lanes_i __attribute__((vector_size(4 * EW_LANES)));
-
-static inline void lanes_load(lanes_f *v, const float *x) { memcpy(v, x, sizeof *v); }
-/* as max_f and min_f below: NaN wins */
-static inline void lanes_max(lanes_f *a, const lanes_f *b)
-{
-	lanes_i m = (*a > *b) | (*a != *a);
-	*a = (lanes_f)(((lanes_i)*a & m) | ((lanes_i)*b & ~m));
-}
-static inline void lanes_min(lanes_f *a, const lanes_f *b)
-{
-	lanes_i m = (*a < *b) | (*a != *a);
-	*a = (lanes_f)(((lanes_i)*a & m) | ((lanes_i)*b & ~m));
-}
+/* EW_LANES floats at once, at any address; every compiler turns them into what registers there are. */
+typedef float lanes_f __attribute__((vector_size(4 * EW_LANES), aligned(4), may_alias));
+typedef int32_t lanes_i __attribute__((vector_size(4 * EW_LANES), aligned(4), may_alias));
+#define LANES(address) (*(lanes_f *)(void *)(address))
+#define LANES_CONST(address) (*(const lanes_f *)(const void *)(address))
+/* a = a > b (or a < b) ? a : b, where NaN wins as in max_f and min_f.  No function: how one takes
+ * vectors would depend on the instruction set. */
+#define LANES_KEEP(a, relation, b)                                                 \
+	do {                                                                       \
+		lanes_i keep_ = ((a)relation(b)) | ((a) != (a));                   \
+		(a) = (lanes_f)(((lanes_i)(a)&keep_) | ((lanes_i)(b) & ~keep_));   \
+	} while (0)
 
 /* ---- Conversion ------------------------------------------------------------------- */
 
@@ -508,35 +503,31 @@ static inline int32_t combine_int(int32_t a, int32_t x, k_reduction how)
 	return how == K_MAX ? MAX(a, x) : how == K_MIN ? MIN(a, x) : (int32_t)((uint32_t)a + (uint32_t)x);
 }
 
-static inline void combine_lanes(lanes_f *a, const lanes_f *x, k_reduction how)
-{
-	if (how == K_MAX)
-		lanes_max(a, x);
-	else if (how == K_MIN)
-		lanes_min(a, x);
-	else
-		*a += *x;
-}
-
 /* One row: lanes, then halves. */
 static inline float fold_row(const float *x, int n, k_reduction how)
 {
 	float lane[EW_LANES];
-	lanes_f v, w;
+	const float start = how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
 	int i = 0;
 	for (int l = 0; l < EW_LANES; l++)
-		lane[l] = how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
-	lanes_load(&v, lane);
-	for (; i + EW_LANES <= n; i += EW_LANES) {
-		lanes_load(&w, x + i);
-		combine_lanes(&v, &w, how);
+		lane[l] = start;
+	lanes_f v = LANES(lane);
+	for (; i < n; i += EW_LANES) {
+		lanes_f w;
+		if (i + EW_LANES <= n) {
+			w = LANES_CONST(x + i);
+		} else {
+			memcpy(lane, x + i, sizeof *lane * (size_t)(n - i));
+			w = LANES(lane);
+		}
+		if (how == K_MAX)
+			LANES_KEEP(v, >, w);
+		else if (how == K_MIN)
+			LANES_KEEP(v, <, w);
+		else
+			v += w;
 	}
-	if (i < n) {
-		memcpy(lane, x + i, sizeof *lane * (size_t)(n - i));
-		lanes_load(&w, lane);
-		combine_lanes(&v, &w, how);
-	}
-	memcpy(lane, &v, sizeof v);
+	LANES(lane) = v;
 	for (int h = EW_LANES / 2; h; h /= 2)
 		for (int l = 0; l < h; l++)
 			lane[l] = combine(lane[l], lane[l + h], how);

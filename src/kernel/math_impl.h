@@ -21,17 +21,19 @@ static inline float pick(int c, float a, float b)
 	return bits_float((float_bits(a) & m) | (float_bits(b) & ~m));
 }
 
-/* Nearest even integer of |x| < 2^22: the addition leaves no room for a fraction. */
-static inline float nearest(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+/* Adding this to |x| < 2^22 leaves no room for a fraction: the sum holds the nearest even integer, as a
+ * value above 1.5 2^23 and, which NaN cannot disturb, in its lowest bits. */
+#define ROUNDER 0x1.8p23f
+static inline int rounded_int(float sum) { return (int)(float_bits(sum) - 0x4b400000); }
 
 /* 2^n for -126 <= n <= 127 */
-static inline float pow2(int n) { return bits_float((uint32_t)(n + 127) << 23); }
+static inline float pow2(int n) { return bits_float(((uint32_t)n + 127) << 23); }
 
 /* x * 2^n for |n| <= 252, rounded once: only the last factor can leave the normal range. */
 static inline float scale2(float x, int n)
 {
 	int h = n >> 1;
-	return x * pow2(h) * pow2(n - h);
+	return x * pow2(h) * pow2((int)((uint32_t)n - (uint32_t)h));
 }
 
 /* e^r - 1 for |r| <= ln(2)/2; (e^r - 1 - r) / r^2 fitted, 2^-31.9 */
@@ -48,47 +50,50 @@ static inline float expm1_reduced(float r)
 
 #define LN2_HI 0x1.62e4p-1f    /* 15 bits: n * LN2_HI is exact for |n| < 512 */
 #define LN2_LO 0x1.7f7d1cp-20f /* ln(2) - LN2_HI */
+#define LOG2_E 0x1.715476p0f
+
+/* Arguments of the exponential beyond which it is 0 or infinite; NaN stays. */
+static inline float exp_bounded(float x)
+{
+	x = pick(x < -104, -104.0f, x);
+	return pick(x > 89, 89.0f, x);
+}
+
+/* e^x = 2^n e^r, n = round(x / ln 2) */
+static inline float exp_f(float x)
+{
+	x = exp_bounded(x);
+	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
+	return scale2(1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO), rounded_int(t));
+}
 
 /* e^(x + lo) where lo is a small correction */
 static inline float exp_sum(float x, float lo)
 {
-	float in = x;
-	x = pick(x < -104, -104.0f, x); /* e^-104 rounds to 0 */
-	x = pick(x > 89, 89.0f, x);     /* e^89 is infinite */
-	x = pick(in != in, 0.0f, x);
-	float n = nearest(x * 0x1.715476p0f);
-	float r = ((x - n * LN2_HI) - n * LN2_LO) + lo;
-	float y = scale2(1 + expm1_reduced(r), (int)n);
-	return pick(in != in, in, y);
+	x = exp_bounded(x);
+	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
+	return scale2(1 + expm1_reduced(((x - n * LN2_HI) - n * LN2_LO) + lo), rounded_int(t));
 }
-static inline float exp_f(float x) { return exp_sum(x, 0); }
 
 static inline float expm1_f(float x)
 {
 	float in = x;
-	x = pick(x < -104, -104.0f, x);
-	x = pick(x > 89, 89.0f, x);
-	x = pick(in != in, 0.0f, x);
-	float n = nearest(x * 0x1.715476p0f);
-	float r = (x - n * LN2_HI) - n * LN2_LO;
+	x = exp_bounded(x);
+	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
 	/* 2^n e^r - 1 = 2^n (e^r - 1) + (2^n - 1); from n = 25 on the 1 is below rounding */
-	float p = expm1_reduced(r);
-	int i = (int)n, small = i < 25;
-	float t = pow2(small ? (i < -100 ? -100 : i) : 0);
-	float y = pick(small, t * p + (t - 1), scale2(1 + p, small ? 0 : i));
-	y = pick(in == 0, in, y); /* keeps -0 */
-	return pick(in != in, in, y);
+	float p = expm1_reduced((x - n * LN2_HI) - n * LN2_LO);
+	int i = rounded_int(t), small = i < 25;
+	float u = pow2(small ? (i < -100 ? -100 : i) : 0);
+	float y = pick(small, u * p + (u - 1), scale2(1 + p, small ? 0 : i));
+	return pick(in == 0, in, y); /* keeps -0 */
 }
 
 static inline float exp2_f(float x)
 {
-	float in = x;
 	x = pick(x < -151, -151.0f, x);
 	x = pick(x > 129, 129.0f, x);
-	x = pick(in != in, 0.0f, x);
-	float n = nearest(x);
-	float y = scale2(1 + expm1_reduced((x - n) * 0x1.62e430p-1f), (int)n);
-	return pick(in != in, in, y);
+	float t = x + ROUNDER, n = t - ROUNDER;
+	return scale2(1 + expm1_reduced((x - n) * 0x1.62e430p-1f), rounded_int(t));
 }
 
 /* ln(x): x = m 2^e with m in [sqrt(1/2), sqrt(2)), f = m - 1, s = f / (2 + f),

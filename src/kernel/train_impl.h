@@ -1,45 +1,27 @@
 /* Softmax, cross-entropy and optimizer loops for one instruction set; see loops.h. */
 
-/* Sum of n elements in EW_LANES lanes, then by halves. */
-static float sum_lanes(const float *lane)
-{
-	float t[EW_LANES / 2];
-	for (int l = 0; l < EW_LANES / 2; l++)
-		t[l] = lane[l] + lane[l + EW_LANES / 2];
-	for (int h = EW_LANES / 4; h; h /= 2)
-		for (int l = 0; l < h; l++)
-			t[l] += t[l + h];
-	return t[0];
-}
-
-/* The row ends in a whole vector of which what is beyond n does not count: x has room for a
- * multiple of EW_LANES. */
+/* In place; the row is filled up to whole vectors with what does not count. */
 static void softmax_row(float *x, int64_t n)
 {
-	int64_t end = (n + EW_LANES - 1) & -EW_LANES;
-	float lane[EW_LANES];
-	lanes_f v, w;
+	const int64_t end = (n + EW_LANES - 1) & -EW_LANES;
 	for (int64_t i = n; i < end; i++)
 		x[i] = -INFINITY;
-	lanes_load(&v, x);
+	lanes_f v = LANES(x);
 	for (int64_t i = EW_LANES; i < end; i += EW_LANES) {
-		lanes_load(&w, x + i);
-		lanes_max(&v, &w);
+		lanes_f w = LANES(x + i);
+		LANES_KEEP(v, >, w);
 	}
-	memcpy(lane, &v, sizeof v);
-	float max = lane[0];
-	for (int l = 1; l < EW_LANES; l++)
-		max = max_f(max, lane[l]);
+	float lane[EW_LANES];
+	LANES(lane) = v;
+	const float max = fold_row(lane, EW_LANES, K_MAX);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] = exp_f(x[i] - max);
-	lanes_load(&v, x);
-	for (int64_t i = EW_LANES; i < end; i += EW_LANES) {
-		lanes_load(&w, x + i);
-		v += w;
-	}
-	memcpy(lane, &v, sizeof v);
-	float factor = 1 / sum_lanes(lane);
+	v = LANES(x);
+	for (int64_t i = EW_LANES; i < end; i += EW_LANES)
+		v += LANES(x + i);
+	LANES(lane) = v;
+	const float factor = 1 / fold_row(lane, EW_LANES, K_SUM);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] *= factor;
