@@ -115,7 +115,9 @@ AN_API an_status an_program_read(an_ctx *ctx, const char *path, an_program **out
 AN_API an_status an_program_print(const an_program *p, char **text, size_t *len);
 AN_API void an_text_free(an_ctx *ctx, char *text, size_t len);
 /* Writes DIR/<stem>.mil and the blob files it refers to (below DIR for "@model_path").
- * Blobs whose values live in memory are written in the official storage layout. */
+ * Blobs whose values live in memory are written in the official storage layout; files that were
+ * not loaded are copied from the folder the program came from (one that is absent there is
+ * logged as a warning).  The text comes last: a program that is there is complete. */
 AN_API an_status an_program_write(const an_program *p, const char *dir, const char *stem);
 
 /* Checks every rule that holds for all programs: known operations, required parameters,

@@ -167,10 +167,14 @@ static bool writable(const mil_literal *const *l, size_t n)
 	return true;
 }
 
-static an_status write_records(an_ctx *ctx, const char *place, const mil_literal *const *l, size_t n)
+static an_status write_records(an_ctx *ctx, arena *a, const char *place, const mil_literal *const *l,
+			       size_t n)
 {
 	uint32_t count = 0;
 	blob_writer *w;
+	char *folder = folder_of(a, place);
+	if (!folder)
+		return fail_memory(ctx, 0);
 	for (size_t i = 0; i < n; i++) {
 		count += !i || l[i]->offset != l[i - 1]->offset;
 		if (i && l[i]->offset == l[i - 1]->offset &&
@@ -180,6 +184,7 @@ static an_status write_records(an_ctx *ctx, const char *place, const mil_literal
 			return fail(ctx, AN_USAGE, "blob file \"%s\": two different constants at offset %llu",
 				    l[i]->path, (unsigned long long)l[i]->offset);
 	}
+	TRY(dir_make(ctx, folder));
 	TRY(blob_create(ctx, place, count, &w));
 	an_status s = AN_OK;
 	for (size_t i = 0; i < n && s == AN_OK; i++)
@@ -191,7 +196,8 @@ static an_status write_records(an_ctx *ctx, const char *place, const mil_literal
 	return s;
 }
 
-/* Blobs that were not loaded stay as they are: the whole file is copied. */
+/* Blobs that were not loaded stay as they are: the whole file is copied.  A file that is absent was
+ * absent before: whoever only works on the text need not have the values. */
 static an_status copy_blob(const an_program *p, arena *a, const char *path, const char *place)
 {
 	char *source;
@@ -199,8 +205,17 @@ static an_status copy_blob(const an_program *p, arena *a, const char *path, cons
 	if (!p->model_path)
 		return fail(p->ctx, AN_USAGE, "blob file \"%s\": the program has no values for it", path);
 	TRY(blob_place(p->ctx, a, p->model_path, path, &source));
+	if (!path_exists(source)) {
+		log_text(p->ctx, AN_LOG_WARNING, "%s is not there: the program is written without it",
+			 source);
+		return AN_OK;
+	}
 	if (same_file(source, place))
 		return AN_OK;
+	char *folder = folder_of(a, place);
+	if (!folder)
+		return fail_memory(p->ctx, 0);
+	TRY(dir_make(p->ctx, folder));
 	TRY(file_open_view(p->ctx, source, &view));
 	an_status s = file_replace(p->ctx, place, view.data, view.size);
 	file_close_view(p->ctx, &view);
@@ -215,16 +230,12 @@ static an_status write_blobs(const an_program *p, arena *a, const char *dir)
 		qsort(list.items, list.n, sizeof(*list.items), by_place);
 	for (size_t i = 0, n; s == AN_OK && i < list.n; i += n) {
 		const mil_literal *const *l = list.items + i;
-		char *place = NULL, *folder = NULL;
+		char *place = NULL;
 		for (n = 1; i + n < list.n && strcmp(l[n]->path, l[0]->path) == 0; n++)
 			;
 		s = blob_place(p->ctx, a, dir, l[0]->path, &place);
-		if (s == AN_OK && !(folder = folder_of(a, place)))
-			s = fail_memory(p->ctx, 0);
 		if (s == AN_OK)
-			s = dir_make(p->ctx, folder);
-		if (s == AN_OK)
-			s = writable(l, n) ? write_records(p->ctx, place, l, n)
+			s = writable(l, n) ? write_records(p->ctx, a, place, l, n)
 					   : copy_blob(p, a, l[0]->path, place);
 	}
 	mem_free(p->ctx, list.items, list.cap * sizeof(*list.items));

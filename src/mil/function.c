@@ -515,6 +515,9 @@ an_status fn_clone(an_program *to, const an_function *from, const char *name, an
 	an_function *f;
 	TRY(an_function_new(to, name, &f));
 	f->opset = from->opset;
+	const char *folder = from->program->model_path;
+	if (folder && !to->model_path) /* constants may still have to be loaded from there */
+		to->model_path = arena_strdup(&to->arena, folder);
 	an_value *map = mem_alloc(to->ctx, from->nvalues * sizeof *map);
 	an_status s = map ? AN_OK : fail_memory(to->ctx, from->nvalues * sizeof *map);
 	for (size_t i = 0; s == AN_OK && i < from->ninputs; i++) {
