@@ -24,7 +24,7 @@ import tempfile
 try:
     import numpy as np
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, logging
 except ImportError as e:
     print(f"skipped: {e}")
     sys.exit(77)
@@ -81,7 +81,7 @@ MODELS = [
          vocab_size=307, tie_word_embeddings=True, dtype=torch.float32),
     dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, intermediate_size=200,
          vocab_size=501, tie_word_embeddings=False, rope_theta=500000.0, rms_norm_eps=1e-6, dtype=torch.bfloat16),
-    dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3, head_dim=16,
+    dict(hidden_size=72, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3, head_dim=16,
          intermediate_size=96, vocab_size=100, tie_word_embeddings=False, dtype=torch.float16),
 ]
 
@@ -106,6 +106,7 @@ def main():
     parser.add_argument("--ids", help="comma-separated")
     parser.add_argument("--numerics", default="ieee")
     args = parser.parse_args()
+    logging.disable_progress_bar()
     ids = [int(x) for x in args.ids.split(",")] if args.ids else None
     if args.folder:
         sys.exit(not compare(args.anneal, args.folder, ids, args.numerics))
