@@ -17,19 +17,19 @@ extern "C" {
 
 /* Element types: enumerator, MIL's name, bytes per element (0: not storable), and the
  * dtype number in blob files (coremltools MILBlob StorageFormat.hpp; 0: none). */
-#define AN_DTYPE_LIST(X)                                                           \
-	X(FP16, "fp16", 2, 1)                                                      \
-	X(FP32, "fp32", 4, 2)                                                      \
-	X(BF16, "bf16", 2, 5)                                                      \
-	X(INT8, "int8", 1, 4)                                                      \
-	X(UINT8, "uint8", 1, 3)                                                    \
-	X(INT16, "int16", 2, 6)                                                    \
-	X(UINT16, "uint16", 2, 7)                                                  \
-	X(INT32, "int32", 4, 14)                                                   \
-	X(UINT32, "uint32", 4, 15)                                                 \
-	X(INT64, "int64", 8, 0)                                                    \
-	X(UINT64, "uint64", 8, 0)                                                  \
-	X(BOOL, "bool", 1, 0)                                                      \
+#define AN_DTYPE_LIST(X)           \
+	X(FP16, "fp16", 2, 1)      \
+	X(FP32, "fp32", 4, 2)      \
+	X(BF16, "bf16", 2, 5)      \
+	X(INT8, "int8", 1, 4)      \
+	X(UINT8, "uint8", 1, 3)    \
+	X(INT16, "int16", 2, 6)    \
+	X(UINT16, "uint16", 2, 7)  \
+	X(INT32, "int32", 4, 14)   \
+	X(UINT32, "uint32", 4, 15) \
+	X(INT64, "int64", 8, 0)    \
+	X(UINT64, "uint64", 8, 0)  \
+	X(BOOL, "bool", 1, 0)      \
 	X(STRING, "string", 0, 0)
 
 typedef enum an_dtype {
@@ -37,7 +37,7 @@ typedef enum an_dtype {
 #define X(name, text, size, blob) AN_##name,
 	AN_DTYPE_LIST(X)
 #undef X
-	AN_DTYPE_COUNT
+	    AN_DTYPE_COUNT
 } an_dtype;
 
 AN_API const char *an_dtype_name(an_dtype t); /* "fp16" */
@@ -84,7 +84,7 @@ AN_API an_opcode an_op_find(const char *name);
 /* The table itself: operations 0 .. an_op_count() - 1, and their parameters by index. */
 typedef struct an_op_description {
 	const char *name, *summary;
-	int opset;  /* first opset that has it: 15 means ios15 */
+	int opset; /* first opset that has it: 15 means ios15 */
 	int params;
 } an_op_description;
 typedef struct an_op_param_description {
@@ -94,7 +94,7 @@ typedef struct an_op_param_description {
 	bool required, constant, list;
 } an_op_param_description;
 AN_API int an_op_count(void);
-AN_API bool an_op_info(an_opcode op, an_op_description *out);                         /* false: no such op */
+AN_API bool an_op_info(an_opcode op, an_op_description *out);                   /* false: no such op */
 AN_API bool an_op_param(an_opcode op, int index, an_op_param_description *out); /* false: no such index */
 
 /* An empty program (MIL 1.3, iOS 18). */
@@ -106,7 +106,7 @@ AN_API an_ctx *an_program_ctx(const an_program *p);
  * found (at most 20) are in the message, each as "name:line:column: error: ..." with the
  * source line and a caret.  A parsed program has been verified. */
 AN_API an_status an_program_parse(an_ctx *ctx, const char *text, size_t len, const char *name,
-                                  an_program **out);
+				  an_program **out);
 /* an_program_parse on a file; blobs are looked for relative to the file's folder, which
  * takes the place of "@model_path". */
 AN_API an_status an_program_read(an_ctx *ctx, const char *path, an_program **out);
@@ -132,7 +132,8 @@ AN_API an_function *an_program_function_at(const an_program *p, int index);
 AN_API an_status an_function_new(an_program *p, const char *name, an_function **out);
 /* Copies a function into the same program under another name, or into another program of the
  * same context. */
-AN_API an_status an_function_clone(an_program *to, const an_function *from, const char *name, an_function **out);
+AN_API an_status an_function_clone(an_program *to, const an_function *from, const char *name,
+				   an_function **out);
 AN_API const char *an_function_name(const an_function *f);
 
 AN_API int an_function_inputs(const an_function *f);
@@ -176,8 +177,15 @@ AN_API an_value an_name(an_builder *b, an_value v, const char *name);
 /* One argument of an operation by parameter name. */
 typedef struct an_arg {
 	const char *param;
-	enum { AN_ARG_VALUE, AN_ARG_VALUES, AN_ARG_INTS, AN_ARG_INT, AN_ARG_BOOL, AN_ARG_STRING,
-	       AN_ARG_FLOAT } kind;
+	enum {
+		AN_ARG_VALUE,
+		AN_ARG_VALUES,
+		AN_ARG_INTS,
+		AN_ARG_INT,
+		AN_ARG_BOOL,
+		AN_ARG_STRING,
+		AN_ARG_FLOAT
+	} kind;
 	int n;
 	union {
 		an_value value;
@@ -193,7 +201,7 @@ typedef struct an_arg {
 /* Appends any operation with `nargs` arguments and writes its results (`nresults` of
  * them).  Non-value arguments become const operations of their own, shared when equal. */
 AN_API an_status an_emit(an_builder *b, an_opcode op, const char *name, const an_arg *args, int nargs,
-                         an_value *results, int nresults);
+			 an_value *results, int nresults);
 
 /* Constants.  Small ones are written into the text, others become blobs. */
 AN_API an_value an_const(an_builder *b, const char *name, an_type type, const void *data);

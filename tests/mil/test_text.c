@@ -354,7 +354,7 @@ static void long_programs_parse(void **state)
 {
 	(void)state;
 	an_ctx *ctx = mil_open();
-	enum { N = 200000 };
+	enum { N = 100000 };
 	str s;
 	an_program *p;
 	str_init(&s, ctx);
@@ -397,7 +397,7 @@ static void monsters_are_refused(void **state)
 		an_program *p;
 		str_init(&s, ctx);
 		str_add(&s, cases[i].before);
-		for (int k = 0; k < 200000; k++)
+		for (int k = 0; k < 50000; k++)
 			str_add(&s, cases[i].repeated);
 		assert_int_not_equal(an_program_parse(ctx, s.data, s.len, "monster", &p), AN_OK);
 		assert_null(p);
