@@ -12,7 +12,7 @@
 #include "pass/grad.h"
 #include "mil/diag.h"
 
-/* ---- Values of f in the backward ---------------------------------------------------- */
+/* ---- Values of f in the backward --------------------------------------------- */
 
 bool grad_wants(const grad *g, an_value v) { return g->active[v]; }
 
@@ -125,7 +125,7 @@ an_value grad_use(grad *g, an_value v)
 	return g->b.status == AN_OK ? g->value[v] : AN_NO_VALUE;
 }
 
-/* ---- Cotangents ------------------------------------------------------------------------ */
+/* ---- Cotangents -------------------------------------------------------------- */
 
 void grad_refuse(grad *g, const mil_op *op, const char *why)
 {
@@ -214,7 +214,7 @@ static void settle(grad *g, an_value v)
 	}
 }
 
-/* ---- The two functions -------------------------------------------------------------------- */
+/* ---- The two functions ------------------------------------------------------- */
 
 static an_status mark_wrt(grad *g, const an_grad_options *opt)
 {
@@ -337,7 +337,7 @@ static an_status tidy(an_function *raw, int ncotangents, an_function **out)
 	if (s == AN_OK)
 		s = live ? rewrite_live(&r, live, false) : fail_memory(raw->program->ctx, merged->nvalues);
 	s = rewrite_end(&r, s, out);
-	pass_discard(merged);
+	fn_discard(merged);
 	return s;
 }
 
@@ -409,8 +409,8 @@ an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forw
 	if (s == AN_OK)
 		(*backward)->name = raw->name;
 	else
-		pass_discard(*backward);
-	pass_discard(raw);
+		fn_discard(*backward);
+	fn_discard(raw);
 	arena_free(&g.scratch);
 	str_free(&diag.text);
 	if (s != AN_OK)

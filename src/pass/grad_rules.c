@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-/* ---- Shorthand ------------------------------------------------------------------------ */
+/* ---- Shorthand --------------------------------------------------------------- */
 
 static const an_type *type(const grad *g, an_value v) { return &g->f->values[v].type; }
 static an_value arg(const grad *g, const mil_op *op, const char *name)
@@ -163,7 +163,7 @@ an_value grad_zeros(grad *g, const an_type *t)
 	return expand(g, an_reshape(&g->b, zero, one.rank, one.dim), &one, t);
 }
 
-/* ---- Constants, and operations that nothing flows through ------------------------------------ */
+/* ---- Constants, and operations that nothing flows through -------------------- */
 
 #define ZERO                          \
 	{                             \
@@ -196,7 +196,7 @@ an_value grad_zeros(grad *g, const an_type *t)
 	     "training")
 #define row_DEQUANTIZE NONE("its operand is an integer")
 
-/* ---- Two operands ------------------------------------------------------------------------------ */
+/* ---- Two operands ------------------------------------------------------------ */
 
 /* Gives d, of the result's type, to operand v, summed over what was broadcast. */
 static void give_sum(grad *g, const mil_op *op, an_value v, an_value d)
@@ -300,7 +300,7 @@ static void rule_SELECT(grad *g, const mil_op *op, an_value d)
 		give_sum(g, op, b, unless(g, cond, d));
 }
 
-/* ---- One operand ---------------------------------------------------------------------------------- */
+/* ---- One operand ------------------------------------------------------------- */
 
 static void rule_IDENTITY(grad *g, const mil_op *op, an_value d) { give_x(g, op, d); }
 
@@ -327,11 +327,11 @@ static void rule_SQRT(grad *g, const mil_op *op, an_value d)
 {
 	give_x(g, op, quotient(g, scale(g, d, 0.5), y_of(g, op)));
 }
-/* -d y^3 / 2, from the left: y^3 overflows where the product does not */
+/* (-d / 2) y y y, from the left: y^3 overflows where the product does not */
 static void rule_RSQRT(grad *g, const mil_op *op, an_value d)
 {
 	an_value y = y_of(g, op);
-	give_x(g, op, scale(g, mul(g, mul(g, mul(g, d, y), y), y), -0.5));
+	give_x(g, op, mul(g, mul(g, mul(g, scale(g, d, -0.5), y), y), y));
 }
 /* -d y^2 */
 static void rule_INVERSE(grad *g, const mil_op *op, an_value d)
@@ -342,7 +342,7 @@ static void rule_INVERSE(grad *g, const mil_op *op, an_value d)
 static void rule_EXP(grad *g, const mil_op *op, an_value d) { give_x(g, op, mul(g, d, y_of(g, op))); }
 static void rule_EXP2(grad *g, const mil_op *op, an_value d)
 {
-	give_x(g, op, scale(g, mul(g, d, y_of(g, op)), M_LN2));
+	give_x(g, op, mul(g, scale(g, d, M_LN2), y_of(g, op)));
 }
 static void rule_LOG(grad *g, const mil_op *op, an_value d)
 {
@@ -410,11 +410,13 @@ static void rule_TANH(grad *g, const mil_op *op, an_value d)
 	give_x(g, op, mul(g, d, from(g, 1, mul(g, y, y))));
 }
 
-/* Derivative of x sigmoid(k x): s (1 + k x (1 - s)) with s = sigmoid(k x). */
+/* Derivative of x sigmoid(k x): s + k ((s x) (1 - s)) with s = sigmoid(k x).  In this order the large factor
+ * always meets the small one first: s x is small where x is far below 0, and 1 - s is 0 far above. */
 static an_value swish(grad *g, an_value x, double k)
 {
-	an_value kx = k == 1 ? x : scale(g, x, k), s = unary(g, "sigmoid", kx);
-	return mul(g, s, plus(g, mul(g, kx, from(g, 1, s)), 1));
+	an_value s = unary(g, "sigmoid", k == 1 ? x : scale(g, x, k));
+	an_value slope = mul(g, mul(g, s, x), from(g, 1, s));
+	return add(g, s, k == 1 ? slope : scale(g, slope, k));
 }
 static void rule_SILU(grad *g, const mil_op *op, an_value d)
 {
@@ -456,7 +458,7 @@ static void rule_SOFTSIGN(grad *g, const mil_op *op, an_value d)
 	give_x(g, op, quotient(g, quotient(g, d, t), t));
 }
 
-/* ---- Along axes ------------------------------------------------------------------------------------- */
+/* ---- Along axes -------------------------------------------------------------- */
 
 /* p (d - sum(d p)) */
 static an_value softmax_back(grad *g, an_value p, an_value d, uint32_t axis)
@@ -584,7 +586,7 @@ static void rule_LAYER_NORM(grad *g, const mil_op *op, an_value d)
 	grad_give(g, x, mul(g, s, inner));
 }
 
-/* ---- Contractions -------------------------------------------------------------------------------------- */
+/* ---- Contractions ------------------------------------------------------------ */
 
 /* Batch axes of t, which has at least rank 2, followed by rows and columns. */
 static an_type with_matrix(const an_type *t, int32_t rows, int32_t columns)
@@ -684,8 +686,7 @@ static void rule_SCALED_DOT_PRODUCT_ATTENTION(grad *g, const mil_op *op, an_valu
 		grad_give(g, k, an_matmul(&g->b, ds, qs, true, false));
 }
 
-/* ---- Moving elements --------------------------------------------------------------------------------------
- */
+/* ---- Moving elements --------------------------------------------------------- */
 
 static an_value slice_axis(grad *g, an_value d, int axis, int32_t begin, int32_t count)
 {

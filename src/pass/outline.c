@@ -5,7 +5,7 @@
  * function input, or the result of an operation that computes.  */
 #include "pass/pass.h"
 
-/* ---- Strided views ------------------------------------------------------------------ */
+/* ---- Strided views ----------------------------------------------------------- */
 
 typedef struct view {
 	an_value base;
@@ -144,7 +144,7 @@ static void find_views(const an_function *f, view *views)
 	}
 }
 
-/* ---- Contractions --------------------------------------------------------------------- */
+/* ---- Contractions ------------------------------------------------------------ */
 
 typedef struct operand {
 	an_value base;
@@ -303,7 +303,7 @@ static bool contraction_of(const an_function *f, const view *views, an_value v, 
 	return true;
 }
 
-/* ---- The pass --------------------------------------------------------------------------- */
+/* ---- The pass ---------------------------------------------------------------- */
 
 /* Makes base v an output of r->to unless it is an input of f; its name and whether it is one. */
 static an_status expose(rewrite *r, an_value v, const char **name, bool *input)
@@ -369,7 +369,7 @@ an_status an_outline(an_function *f, const char *const *outputs, int n, an_funct
 		s = *list ? outline(&r, outputs, n, *list, nlist) : fail_memory(f->program->ctx, 0);
 	if (s == AN_OK && r.to->noutputs == 0) { /* nothing is left to run */
 		arena_free(&r.scratch);
-		pass_discard(r.to);
+		fn_discard(r.to);
 		return AN_OK;
 	}
 	return rewrite_sweep(&r, s, false, out);

@@ -5,7 +5,7 @@
 #include "anneal/pass.h"
 #include "mil/ir.h"
 
-/* ---- Rewriting ------------------------------------------------------------------- */
+/* ---- Rewriting --------------------------------------------------------------- */
 
 /* A function that is being made out of another one.  map[] says which value of `to` stands for
  * each value of `from` (AN_NO_VALUE: none yet). */
@@ -34,8 +34,6 @@ an_status rewrite_end(rewrite *r, an_status s, an_function **out);
  * all_inputs. */
 an_status rewrite_sweep(rewrite *r, an_status s, bool all_inputs, an_function **out);
 
-/* Removes a function from its program. */
-void pass_discard(an_function *f);
 /* A name for a function that its program does not have yet: "<base>_<suffix>" or with a number. */
 an_status pass_function_new(an_program *p, const char *base, const char *suffix, an_function **out);
 
@@ -46,7 +44,7 @@ bool *pass_live(const an_function *f, arena *a);
  * under another name; evicts another value of that name. */
 an_status pass_output(an_function *f, an_value v, const char *name);
 
-/* ---- Building -------------------------------------------------------------------- */
+/* ---- Building ---------------------------------------------------------------- */
 
 /* clang-format off */
 /* Arguments for an_emit. */
@@ -63,7 +61,7 @@ an_value pass_emit(an_builder *b, int op, const an_arg *args, int nargs);
 #define EMIT(b, op, ...) \
 	pass_emit(b, op, (const an_arg[]){__VA_ARGS__}, LENGTH(((const an_arg[]){__VA_ARGS__})))
 
-/* ---- Folding --------------------------------------------------------------------- */
+/* ---- Folding ----------------------------------------------------------------- */
 
 /* Computes one operation all of whose arguments are constants (fn_const gives their literals).  results[i]
  * has room for the an_type_bytes of result i.  AN_UNSUPPORTED: leave the operation as it is. */

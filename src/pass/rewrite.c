@@ -1,29 +1,7 @@
 /* Making functions out of functions; dead code and common subexpressions. */
 #include "pass/pass.h"
 
-/* ---- Functions --------------------------------------------------------------------- */
-
-void pass_discard(an_function *f)
-{
-	if (!f)
-		return;
-	an_program *p = f->program;
-	an_ctx *ctx = p->ctx;
-	for (size_t i = 0; i < p->nfunctions; i++)
-		if (p->functions[i] == f) {
-			p->nfunctions--;
-			memmove(&p->functions[i], &p->functions[i + 1],
-				(p->nfunctions - i) * sizeof(*p->functions));
-			break;
-		}
-	mem_free(ctx, f->values, f->values_cap * sizeof *f->values);
-	mem_free(ctx, f->ops, f->ops_cap * sizeof *f->ops);
-	mem_free(ctx, f->inputs, f->inputs_cap * sizeof *f->inputs);
-	mem_free(ctx, f->outputs, f->outputs_cap * sizeof *f->outputs);
-	mem_free(ctx, f->roles, f->roles_cap * sizeof *f->roles);
-	mem_free(ctx, f->names.slot, f->names.cap * sizeof *f->names.slot);
-	mem_free(ctx, f->consts.slot, f->consts.cap * sizeof *f->consts.slot);
-}
+/* ---- Functions --------------------------------------------------------------- */
 
 an_status pass_function_new(an_program *p, const char *base, const char *suffix, an_function **out)
 {
@@ -92,7 +70,7 @@ an_status pass_output(an_function *f, an_value v, const char *name)
 	return fn_add_output(f, v);
 }
 
-/* ---- Rewriting --------------------------------------------------------------------- */
+/* ---- Rewriting --------------------------------------------------------------- */
 
 an_status rewrite_begin(rewrite *r, an_function *from, const char *suffix)
 {
@@ -139,12 +117,12 @@ an_status rewrite_end(rewrite *r, an_status s, an_function **out)
 	if (s == AN_OK)
 		s = fn_verify(r->to);
 	if (s != AN_OK)
-		pass_discard(r->to);
+		fn_discard(r->to);
 	*out = s == AN_OK ? r->to : NULL;
 	return s;
 }
 
-/* ---- Dead code ----------------------------------------------------------------------- */
+/* ---- Dead code --------------------------------------------------------------- */
 
 an_status rewrite_live(rewrite *r, const bool *live, bool all_inputs)
 {
@@ -180,12 +158,12 @@ an_status rewrite_sweep(rewrite *r, an_status s, bool all_inputs, an_function **
 		s = dce(r->to, all_inputs, &swept);
 	if (s == AN_OK)
 		swept->name = r->to->name;
-	pass_discard(r->to);
+	fn_discard(r->to);
 	*out = swept;
 	return s;
 }
 
-/* ---- Common subexpressions -------------------------------------------------------------- */
+/* ---- Common subexpressions --------------------------------------------------- */
 
 /* Constants that have bytes are equal if those are (a NaN equals itself, 0 does not equal -0); others
  * if they stand at the same place in the same file. */

@@ -7,8 +7,7 @@
 
 #include <glob.h>
 
-/* ---- Functions ------------------------------------------------------------------------------------------
- */
+/* ---- Functions --------------------------------------------------------------- */
 
 #define SHAPE(...)           an_tensor(AN_FP32, LENGTH(((int32_t[]){__VA_ARGS__})), (int32_t[]){__VA_ARGS__})
 #define RESHAPE(b, x, ...)   an_reshape(b, x, LENGTH(((int32_t[]){__VA_ARGS__})), (int32_t[]){__VA_ARGS__})
@@ -339,8 +338,7 @@ static void damaged_backwards_are_rejected(void **state)
 	an_ctx_close(ctx);
 }
 
-/* ---- Refusals --------------------------------------------------------------------------------------------
- */
+/* ---- Refusals ---------------------------------------------------------------- */
 
 static void expect_refusal(an_ctx *ctx, const char *text, const an_grad_options *opt, an_status status,
 			   const char *message)

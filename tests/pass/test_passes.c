@@ -201,8 +201,7 @@ static void identities(void **state)
 	an_ctx_close(ctx);
 }
 
-/* ---- Folding ----------------------------------------------------------------------------------------------
- */
+/* ---- Folding ----------------------------------------------------------------- */
 
 /* An evaluator that rounds as the types say; refuses sines. */
 static an_status evaluate(void *user, const an_function *f, const mil_op *op, void *const *results)

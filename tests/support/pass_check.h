@@ -6,8 +6,8 @@
 
 typedef struct gradient_check {
 	int64_t checked; /* derivatives compared */
-	int64_t sharp;   /* of them with a tolerance below 1e-4 of the largest derivative in the tensor (or the
-	                  * terms of the direction): a kink within a step of the point is no test */
+	int64_t sharp; /* of them with a tolerance below 1e-4 of the largest derivative in the tensor (or the
+			* terms of the direction): a kink within a step of the point is no test */
 	int64_t wrong;
 	char text[400]; /* the first wrong one */
 } gradient_check;
@@ -23,11 +23,11 @@ void free_values(double **values, size_t n);
  * With directions > 0 that many random directions in the space of all inputs are compared instead of
  * elements, which is what large functions can afford. */
 an_status check_gradient(const an_function *f, const an_function *forward, const an_function *backward,
-                         double *const *inputs, uint64_t seed, int directions, gradient_check *out);
+			 double *const *inputs, uint64_t seed, int directions, gradient_check *out);
 
 /* Runs `f`, its inputs found by name in the two lists (a NULL name is skipped). */
 an_status eval_named(const an_function *f, int flags, int n, const char *const *names, double *const *values,
-                     double *const *outputs);
+		     double *const *outputs);
 /* Room for the outputs of f. */
 double **output_values(const an_function *f);
 

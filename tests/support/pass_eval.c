@@ -14,7 +14,7 @@ double eval_round(double x, an_dtype dtype)
 	}
 }
 
-/* ---- Shapes ----------------------------------------------------------------------- */
+/* ---- Shapes ------------------------------------------------------------------ */
 
 typedef struct env {
 	const an_function *f;
@@ -103,7 +103,7 @@ static void split_at(const an_type *t, int axis, int64_t *outer, int64_t *n, int
 			*inner *= t->dim[i];
 }
 
-/* ---- Elementwise ------------------------------------------------------------------ */
+/* ---- Elementwise ------------------------------------------------------------- */
 
 static double binary(int op, double x, double y)
 {
@@ -199,7 +199,7 @@ static double cast_to(double x, an_dtype dtype)
 	}
 }
 
-/* ---- Along axes -------------------------------------------------------------------- */
+/* ---- Along axes -------------------------------------------------------------- */
 
 static void softmax_line(double *x, int64_t n, int64_t step)
 {
@@ -321,7 +321,7 @@ static void eval_order(const env *e, const an_type *t, int axis, int64_t k, bool
 		}
 }
 
-/* ---- Contractions ------------------------------------------------------------------- */
+/* ---- Contractions ------------------------------------------------------------ */
 
 /* out[M,N] += x[M,K] y[K,N] */
 static void multiply(const double *x, const double *y, double *out, int64_t m, int64_t n, int64_t k)
@@ -473,7 +473,7 @@ static an_status eval_attention(const env *e, const an_type *t, double *out)
 	return AN_OK;
 }
 
-/* ---- Moving elements ---------------------------------------------------------------- */
+/* ---- Moving elements --------------------------------------------------------- */
 
 static void eval_transpose(const env *e, const an_type *t, double *out)
 {
@@ -579,7 +579,7 @@ static void eval_tile(const env *e, const an_type *t, double *out)
 	}
 }
 
-/* ---- Quantised ------------------------------------------------------------------------ */
+/* ---- Quantised --------------------------------------------------------------- */
 
 /* scale and zero point for element i of t: one for all or one per element of axis. */
 static double per_channel(const double *p, int64_t n, const an_type *t, int axis, int64_t i)
@@ -628,7 +628,7 @@ static void eval_affine_dequantize(const env *e, const an_type *t, double *out)
 	}
 }
 
-/* ---- One operation, one function ------------------------------------------------------- */
+/* ---- One operation, one function --------------------------------------------- */
 
 static an_status eval_one(const env *e)
 {
