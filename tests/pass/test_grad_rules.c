@@ -687,6 +687,81 @@ static void fp16_range(void **state)
 	an_ctx_close(ctx);
 }
 
+/* ---- Where there is no derivative -------------------------------------------------- */
+
+/* Gradients of y = op(x, y) with cotangents 1, by a function of two inputs [2, 2] (the second may go unused).
+ */
+static void gradient_at(an_ctx *ctx, int op, double *x, double *y, double *dx, double *dy)
+{
+	an_program *p;
+	an_function *f, *forward, *backward;
+	const int32_t dim[] = {2, 2};
+	MIL_OK(ctx, an_program_new(ctx, &p));
+	MIL_OK(ctx, an_function_new(p, "f", &f));
+	an_builder b = an_builder_on(f);
+	an_value xv = an_input(&b, "x", shape(2, dim)), yv = an_input(&b, "y", shape(2, dim)), z;
+	switch (op_table[op].cls) {
+	case OC_BINARY: z = an_binary(&b, op_table[op].name, xv, yv); break;
+	case OC_REDUCE: z = an_reduce(&b, op_table[op].name, xv, 1, false); break;
+	default:
+		if (op == OP_CLIP)
+			z = EMIT(&b, op, ARG_VALUE("x", xv), ARG_FLOAT("alpha", -2), ARG_FLOAT("beta", 3));
+		else if (op == OP_LEAKY_RELU || op == OP_ELU)
+			z = EMIT(&b, op, ARG_VALUE("x", xv), ARG_FLOAT("alpha", 0.25));
+		else if (op == OP_LAYER_NORM)
+			z = EMIT(&b, op, ARG_VALUE("x", xv), ARG_INTS("axes", 1, (&(int32_t){1})),
+				 ARG_FLOAT("epsilon", 0.25));
+		else
+			z = an_unary(&b, op_table[op].name, xv);
+	}
+	an_output(&b, an_name(&b, z, "z"));
+	MIL_OK(ctx, an_builder_finish(&b));
+	MIL_OK(ctx, an_grad(f, NULL, &forward, &backward));
+	double ones[] = {1, 2, 1, 2}, values[4];
+	MIL_OK(ctx, eval_named(forward, EVAL_EXACT, 2, (const char *[]){"x", "y"}, (double *[]){x, y},
+			       (double *[]){values, values, values}));
+	MIL_OK(ctx, eval_named(backward, EVAL_EXACT, 4, (const char *[]){"x", "y", "z", "d_z"},
+			       (double *[]){x, y, values, ones}, (double *[]){dx, dy}));
+	an_program_free(p);
+}
+
+static void ties(void **state)
+{
+	an_ctx *ctx = mil_open();
+	(void)state;
+	/* op, x, y, dx, dy for cotangents 1 2 1 2 (1 2 for reductions over the last axis) */
+	static const struct {
+		int op;
+		double x[4], y[4], dx[4], dy[4];
+	} points[] = {
+	    {OP_MAXIMUM, {1, 2, -0.0, 5}, {1, 3, 0.0, 4}, {1, 0, 1, 2}, {0, 2, 0, 0}},
+	    {OP_MINIMUM, {1, 2, -0.0, 5}, {1, 3, 0.0, 4}, {1, 2, 1, 0}, {0, 0, 0, 2}},
+	    {OP_RELU, {0, -0.0, 1, -1}, {0}, {0, 0, 1, 0}, {0}},
+	    {OP_ABS, {0, -0.0, 1, -1}, {0}, {0, 0, 1, -2}, {0}},
+	    {OP_CLIP, {-2, 3, -2.5, 3.5}, {0}, {1, 2, 0, 0}, {0}},
+	    {OP_LEAKY_RELU, {0, -0.0, 1, -1}, {0}, {1, 2, 1, 0.5}, {0}},
+	    {OP_ELU, {0, -0.0, 1, 2}, {0}, {1, 2, 1, 2}, {0}},
+	    {OP_REDUCE_MAX, {3, 3, 1, 4}, {0}, {0.5, 0.5, 0, 2}, {0}},
+	    {OP_REDUCE_MIN, {3, 3, 1, 4}, {0}, {0.5, 0.5, 2, 0}, {0}},
+	    {OP_REDUCE_L2_NORM, {0, 0, 3, 4}, {0}, {0, 0, 1.2, 1.6}, {0}},
+	    /* equal elements: s = 1/sqrt(0.25) = 2 times (e - mean(e)) */
+	    {OP_LAYER_NORM, {7, 7, -1, -1}, {0}, {-1, 1, -1, 1}, {0}},
+	    {OP_POW, {0, 0, 4, 1}, {1, 2, 0.5, 0}, {1, 0, 0.25, 0}, {0, 0, 2 * 1.3862943611198906, 0}},
+	};
+	for (int i = 0; i < LENGTH(points); i++) {
+		double x[4], y[4], dx[4], dy[4];
+		memcpy(x, points[i].x, sizeof x);
+		memcpy(y, points[i].y, sizeof y);
+		gradient_at(ctx, points[i].op, x, y, dx, dy);
+		for (int j = 0; j < 4; j++)
+			if (!(fabs(dx[j] - points[i].dx[j]) <= 1e-12 &&
+			      fabs(dy[j] - points[i].dy[j]) <= 1e-12))
+				fail_msg("%s at %g, %g: dx %g, dy %g", op_table[points[i].op].name, x[j],
+					 y[j], dx[j], dy[j]);
+	}
+	an_ctx_close(ctx);
+}
+
 /* An operation that gets a rule must get a case. */
 static void no_rule_untested(void **state)
 {
@@ -711,6 +786,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_rule),
 	    cmocka_unit_test(fp16_range),
+	    cmocka_unit_test(ties),
 	    cmocka_unit_test(no_rule_untested),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
