@@ -26,9 +26,13 @@ const char *temp_path(const char *name)
 	static char path[8][512];
 	static int next;
 	if (!root[0]) {
-		snprintf(root, sizeof root, "/tmp/anneal-test-XXXXXX");
-		if (!mkdtemp(root))
-			abort();
+		/* in memory where that is possible: tests write many files, and each is flushed to disk */
+		snprintf(root, sizeof root, "/dev/shm/anneal-test-XXXXXX");
+		if (!mkdtemp(root)) {
+			snprintf(root, sizeof root, "/tmp/anneal-test-XXXXXX");
+			if (!mkdtemp(root))
+				abort();
+		}
 		atexit(remove_root);
 	}
 	char *p = path[next++ % 8];
