@@ -134,6 +134,26 @@ void grad_refuse(grad *g, const mil_op *op, const char *why)
 		 op->name, why ? ": " : "", why ? why : "");
 }
 
+an_value grad_negated(const grad *g, an_value d)
+{
+	const mil_op *op = g->b.status == AN_OK ? fn_def(g->b.f, d) : NULL;
+	if (!op || op->op != OP_MUL)
+		return AN_NO_VALUE;
+	const mil_literal *factor = fn_const(g->b.f, op_arg(op, 1));
+	if (!factor || factor->type.rank != 0 || lit_number(factor, 0) != -1)
+		return AN_NO_VALUE;
+	return op_arg(op, 0);
+}
+
+/* a + b, where -c was meant to be added by subtracting c. */
+static an_value sum(grad *g, an_value a, an_value b)
+{
+	an_value minus_a = grad_negated(g, a), minus_b = grad_negated(g, b);
+	if (minus_b != AN_NO_VALUE)
+		return an_sub(&g->b, a, minus_b);
+	return minus_a != AN_NO_VALUE ? an_sub(&g->b, b, minus_a) : an_add(&g->b, a, b);
+}
+
 void grad_give(grad *g, an_value v, an_value d)
 {
 	if (!g->active[v] || d == AN_NO_VALUE || g->b.status != AN_OK)
@@ -146,7 +166,7 @@ void grad_give(grad *g, an_value v, an_value d)
 				   an_type_text(want, a, sizeof a), an_type_text(have, b, sizeof b));
 		return;
 	}
-	g->cot[v] = g->cot[v] == AN_NO_VALUE ? d : an_add(&g->b, g->cot[v], d);
+	g->cot[v] = g->cot[v] == AN_NO_VALUE ? d : sum(g, g->cot[v], d);
 }
 
 struct part {

@@ -32,6 +32,9 @@ bool grad_wants(const grad *g, an_value v);
 an_value grad_use(grad *g, an_value v);
 /* The cotangent of result r; AN_NO_VALUE if no output depends on it. */
 an_value grad_of(const grad *g, const mil_op *op, int r);
+/* The value of which d is the product with -1; AN_NO_VALUE if it is no such product.  Signs wander outwards
+ * through products, so that adding a negated cotangent becomes a subtraction. */
+an_value grad_negated(const grad *g, an_value d);
 /* Adds d, which has v's type, to the cotangent of v. */
 void grad_give(grad *g, an_value v, an_value d);
 /* The same for elements [begin, begin + count) of v along an axis.  Collected until the cotangent is

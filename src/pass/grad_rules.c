@@ -45,8 +45,12 @@ static an_value unexpanded(const grad *g, an_value d, an_value other)
 	return x;
 }
 
+static an_value scale(grad *g, an_value a, double factor) { return an_scale(&g->b, a, factor); }
 static an_value mul(grad *g, an_value a, an_value b)
 {
+	an_value minus_a = grad_negated(g, a);
+	if (minus_a != AN_NO_VALUE)
+		return scale(g, mul(g, minus_a, b), -1);
 	an_value c = unexpanded(g, a, b);
 	return an_mul(&g->b, c, c == a ? unexpanded(g, b, a) : b);
 }
@@ -56,7 +60,6 @@ static an_value quotient(grad *g, an_value a, an_value b)
 {
 	return an_binary(&g->b, "real_div", unexpanded(g, a, b), b);
 }
-static an_value scale(grad *g, an_value a, double factor) { return an_scale(&g->b, a, factor); }
 static an_value unary(grad *g, const char *op, an_value a) { return an_unary(&g->b, op, a); }
 static an_value scalar_like(grad *g, an_value d, double value)
 {
