@@ -126,8 +126,7 @@ void split_free(splitter *s)
 	mem_free(s->ctx, s, sizeof *s);
 }
 
-/* Unicode's White_Space, which is what \s means in the tokenizers' expressions.  PCRE2's \s has U+180E too.
- */
+/* Unicode's White_Space, which is what \s means in tokenizers' expressions.  PCRE2's has U+180E too. */
 #define SPACES \
 	"\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 

@@ -292,8 +292,7 @@ static an_status check_nfc(const an_tokenizer *t, const uint8_t *p, size_t n)
 		if (size && c >= 0x300 && nfc_matters(c))
 			return fail(t->ctx, AN_UNSUPPORTED,
 				    "this tokenizer normalizes text to NFC (\"normalizer\" in its file), "
-				    "which is not "
-				    "done here, and it might change U+%04X at byte %zu of the text",
+				    "which is not done here; it might change U+%04X at byte %zu",
 				    c, i);
 		i += size ? (size_t)size : 1;
 	}

@@ -114,8 +114,7 @@ static void print_config(str *s)
 		   "\"clean_up_tokenization_spaces\": false\n}\n");
 }
 
-/* dir/CONFIG_NAME for dir/tokenizer.json, and NULL for any other name; *status says whether memory was out.
- */
+/* dir/CONFIG_NAME for dir/tokenizer.json, NULL for any other name; *status: whether memory was out. */
 static char *config_path(arena *a, const char *path, an_status *status)
 {
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
