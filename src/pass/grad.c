@@ -267,7 +267,7 @@ static void mark_active(grad *g)
 {
 	for (size_t i = 0; i < g->f->nops; i++) {
 		const mil_op *op = &g->f->ops[i];
-		grad_kind kind = grad_table[op->op].kind;
+		grad_kind kind = grad_kind_of(op->op);
 		bool depends = false, integer = false;
 		for (int p = 0; p < OP_MAX_PARAMS; p++)
 			for (uint32_t k = 0; k < op->arg[p].n; k++)
@@ -309,18 +309,13 @@ static void sweep(grad *g)
 {
 	for (size_t i = g->f->nops; i-- > 0 && g->b.status == AN_OK;) {
 		const mil_op *op = &g->f->ops[i];
-		const grad_row *row = &grad_table[op->op];
 		bool any = false;
 		for (int r = 0; r < op->nresults; r++) {
 			settle(g, op->results[r]);
 			any |= g->cot[op->results[r]] != AN_NO_VALUE;
 		}
-		if (!any)
-			continue;
-		if (row->kind == GRAD_NONE)
-			grad_refuse(g, op, row->why);
-		else if (row->kind == GRAD_RULE)
-			row->rule(g, op, op->nresults == 1 ? g->cot[op->results[0]] : AN_NO_VALUE);
+		if (any)
+			grad_table[op->op](g, op, op->nresults == 1 ? g->cot[op->results[0]] : AN_NO_VALUE);
 	}
 }
 
@@ -441,5 +436,5 @@ an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forw
 const char *an_op_gradient(an_opcode op)
 {
 	static const char *const words[] = {[GRAD_RULE] = "rule", [GRAD_ZERO] = "zero", [GRAD_NONE] = "none"};
-	return op >= 0 && op < OP_COUNT ? words[grad_table[op].kind] : NULL;
+	return op >= 0 && op < OP_COUNT ? words[grad_kind_of(op)] : NULL;
 }

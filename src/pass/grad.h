@@ -47,12 +47,10 @@ void grad_refuse(grad *g, const mil_op *op, const char *why);
 an_value grad_pad(grad *g, an_value d, int rank, const int32_t *before, const int32_t *after);
 an_value grad_zeros(grad *g, const an_type *t);
 
+extern const grad_rule grad_table[OP_COUNT]; /* ORDER OP */
+
+/* Whether there is a rule, nothing flows back, or a way back is refused. */
 typedef enum grad_kind { GRAD_RULE, GRAD_ZERO, GRAD_NONE } grad_kind;
-typedef struct grad_row {
-	grad_kind kind;
-	grad_rule rule;  /* GRAD_RULE */
-	const char *why; /* GRAD_NONE */
-} grad_row;
-extern const grad_row grad_table[OP_COUNT]; /* ORDER OP */
+grad_kind grad_kind_of(int op);
 
 #endif

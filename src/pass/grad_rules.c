@@ -166,38 +166,42 @@ an_value grad_zeros(grad *g, const an_type *t)
 	return expand(g, an_reshape(&g->b, zero, one.rank, one.dim), &one, t);
 }
 
-/* ---- Constants, and operations that nothing flows through -------------------- */
+/* ---- Operations that nothing flows through --------------------------------------- */
 
-#define ZERO                          \
-	{                             \
-		GRAD_ZERO, NULL, NULL \
+/* Piecewise constant, or not of numbers. */
+static void grad_zero(grad *g, const mil_op *op, an_value d) { (void)g, (void)op, (void)d; }
+
+static void grad_none(grad *g, const mil_op *op, an_value d)
+{
+	(void)d;
+	switch (op->op) {
+	case OP_QUANTIZE:
+	case OP_DEQUANTIZE:
+		grad_refuse(g, op, "quantisation is piecewise constant; leave it out of what is trained");
+		break;
+	case OP_TOPK: grad_refuse(g, op, "it would take a scatter, which the engine does not have"); break;
+	default: grad_refuse(g, op, NULL);
 	}
-#define NONE(why)                    \
-	{                            \
-		GRAD_NONE, NULL, why \
-	}
-#define row_CONST                       ZERO
-#define row_CONSTEXPR_AFFINE_DEQUANTIZE ZERO
-#define row_FLOOR_DIV                   ZERO /* constant between its steps, as floor, ceil, round and sign */
-#define row_EQUAL                       ZERO
-#define row_NOT_EQUAL                   ZERO
-#define row_LESS                        ZERO
-#define row_LESS_EQUAL                  ZERO
-#define row_GREATER                     ZERO
-#define row_GREATER_EQUAL               ZERO
-#define row_SIGN                        ZERO
-#define row_FLOOR                       ZERO
-#define row_CEIL                        ZERO
-#define row_ROUND                       ZERO
-#define row_REDUCE_ARGMAX               ZERO
-#define row_REDUCE_ARGMIN               ZERO
-#define row_TOPK                                                                                        \
-	NONE("it would need a scatter, which MIL does not have for the engine; select by a comparison " \
-	     "instead")
-#define row_QUANTIZE                                                                                   \
-	NONE("quantisation is piecewise constant; for a straight-through gradient leave it out while " \
-	     "training")
-#define row_DEQUANTIZE NONE("its operand is an integer")
+}
+
+#define rule_CONST                       grad_zero
+#define rule_CONSTEXPR_AFFINE_DEQUANTIZE grad_zero
+#define rule_FLOOR_DIV                   grad_zero
+#define rule_EQUAL                       grad_zero
+#define rule_NOT_EQUAL                   grad_zero
+#define rule_LESS                        grad_zero
+#define rule_LESS_EQUAL                  grad_zero
+#define rule_GREATER                     grad_zero
+#define rule_GREATER_EQUAL               grad_zero
+#define rule_SIGN                        grad_zero
+#define rule_FLOOR                       grad_zero
+#define rule_CEIL                        grad_zero
+#define rule_ROUND                       grad_zero
+#define rule_REDUCE_ARGMAX               grad_zero
+#define rule_REDUCE_ARGMIN               grad_zero
+#define rule_TOPK                        grad_none
+#define rule_QUANTIZE                    grad_none
+#define rule_DEQUANTIZE                  grad_none
 
 /* ---- Two operands ------------------------------------------------------------ */
 
@@ -1048,72 +1052,21 @@ static void rule_CONV(grad *g, const mil_op *op, an_value d)
 	}
 }
 
-/* ---- The table
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The table --------------------------------------------------------------------- */
 
-#define RULE(id)                           \
-	{                                  \
-		GRAD_RULE, rule_##id, NULL \
-	}
-#define row_ADD                          RULE(ADD)
-#define row_SUB                          RULE(SUB)
-#define row_MUL                          RULE(MUL)
-#define row_REAL_DIV                     RULE(REAL_DIV)
-#define row_MOD                          RULE(MOD)
-#define row_POW                          RULE(POW)
-#define row_MAXIMUM                      RULE(MAXIMUM)
-#define row_MINIMUM                      RULE(MINIMUM)
-#define row_SELECT                       RULE(SELECT)
-#define row_IDENTITY                     RULE(IDENTITY)
-#define row_CAST                         RULE(CAST)
-#define row_ABS                          RULE(ABS)
-#define row_SQUARE                       RULE(SQUARE)
-#define row_SQRT                         RULE(SQRT)
-#define row_RSQRT                        RULE(RSQRT)
-#define row_INVERSE                      RULE(INVERSE)
-#define row_EXP                          RULE(EXP)
-#define row_EXP2                         RULE(EXP2)
-#define row_LOG                          RULE(LOG)
-#define row_SIN                          RULE(SIN)
-#define row_COS                          RULE(COS)
-#define row_ERF                          RULE(ERF)
-#define row_CLIP                         RULE(CLIP)
-#define row_RELU                         RULE(RELU)
-#define row_LEAKY_RELU                   RULE(LEAKY_RELU)
-#define row_ELU                          RULE(ELU)
-#define row_SIGMOID                      RULE(SIGMOID)
-#define row_TANH                         RULE(TANH)
-#define row_SILU                         RULE(SILU)
-#define row_GELU                         RULE(GELU)
-#define row_SOFTPLUS                     RULE(SOFTPLUS)
-#define row_SOFTSIGN                     RULE(SOFTSIGN)
-#define row_SOFTMAX                      RULE(SOFTMAX)
-#define row_REDUCE_SUM                   RULE(REDUCE_SUM)
-#define row_REDUCE_MEAN                  RULE(REDUCE_MEAN)
-#define row_REDUCE_MAX                   RULE(REDUCE_MAX)
-#define row_REDUCE_MIN                   RULE(REDUCE_MIN)
-#define row_REDUCE_SUM_SQUARE            RULE(REDUCE_SUM_SQUARE)
-#define row_REDUCE_L2_NORM               RULE(REDUCE_L2_NORM)
-#define row_LAYER_NORM                   RULE(LAYER_NORM)
-#define row_MATMUL                       RULE(MATMUL)
-#define row_LINEAR                       RULE(LINEAR)
-#define row_CONV                         RULE(CONV)
-#define row_SCALED_DOT_PRODUCT_ATTENTION RULE(SCALED_DOT_PRODUCT_ATTENTION)
-#define row_RESHAPE                      RULE(RESHAPE)
-#define row_TRANSPOSE                    RULE(TRANSPOSE)
-#define row_EXPAND_DIMS                  RULE(RESHAPE)
-#define row_SQUEEZE                      RULE(RESHAPE)
-#define row_SLICE_BY_INDEX               RULE(SLICE)
-#define row_SLICE_BY_SIZE                RULE(SLICE)
-#define row_CONCAT                       RULE(CONCAT)
-#define row_STACK                        RULE(STACK)
-#define row_SPLIT                        RULE(SPLIT)
-#define row_PAD                          RULE(PAD)
-#define row_TILE                         RULE(TILE)
+#define rule_SLICE_BY_INDEX rule_SLICE
+#define rule_SLICE_BY_SIZE  rule_SLICE
+#define rule_EXPAND_DIMS    rule_RESHAPE
+#define rule_SQUEEZE        rule_RESHAPE
 
-/* An operation of ops.def without a row above does not compile. */
-const grad_row grad_table[OP_COUNT] = {
-#define OP(id, ...) [OP_##id] = row_##id,
+/* An operation of ops.def that has no rule_ above does not compile. */
+const grad_rule grad_table[OP_COUNT] = {
+#define OP(id, ...) [OP_##id] = rule_##id,
 #include "mil/ops.def"
 #undef OP
 };
+
+grad_kind grad_kind_of(int op)
+{
+	return grad_table[op] == grad_zero ? GRAD_ZERO : grad_table[op] == grad_none ? GRAD_NONE : GRAD_RULE;
+}

@@ -174,8 +174,8 @@ static an_value slice(const simplifier *s, const mil_op *op)
 	return AN_NO_VALUE;
 }
 
-/* The value of `to` that the only result of op is equal to, or a new simpler operation; AN_NO_VALUE: keep it.
- */
+/* The value that the only result of op equals, perhaps that of a new, simpler operation; AN_NO_VALUE: keep
+ * op. */
 static an_value simpler(simplifier *s, const mil_op *op)
 {
 	const an_type *t = &s->r.from->values[op->results[0]].type;

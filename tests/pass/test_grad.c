@@ -36,8 +36,8 @@ static an_value rope(an_builder *b, an_value x, an_value cosine, an_value sine, 
 	return an_concat(b, (an_value[]){y1, y2}, 2, axis);
 }
 
-/* Grouped-query attention with rotation and a mask: 2 key heads of 2 query heads each, 4 channels, 3 tokens.
- */
+/* Grouped-query attention with rotation and a mask: 2 key heads of 2 query heads each, 4 channels, 3
+ * tokens. */
 static void make_attention(an_builder *b)
 {
 	enum { K = 2, G = 2, D = 4, T = 3, C = K * G * D };
@@ -435,7 +435,7 @@ static void corpus(void **state)
 		bool none = false;
 		int64_t work = 0;
 		for (size_t k = 0; k < f->nops; k++) {
-			none |= grad_table[f->ops[k].op].kind == GRAD_NONE;
+			none |= grad_kind_of(f->ops[k].op) == GRAD_NONE;
 			work += op_flops(f, &f->ops[k]) +
 				10 * an_type_count(&f->values[f->ops[k].results[0]].type);
 		}
