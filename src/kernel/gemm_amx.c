@@ -14,7 +14,7 @@
  * gcc 12 believes that _tile_loadconfig reads 8 bytes only; the barrier keeps the other stores. */
 #include "kernel/gemm.h"
 
-#ifdef __AMX_BF16__
+#ifdef __x86_64__
 #include "kernel/gemm_pack_bf16.h"
 
 enum { TILE = 1024, WIDTH = 32 };

@@ -216,7 +216,7 @@ static void test_integers(void **state)
 	for (int o = 0; o < LENGTH(ops); o++)
 		for (int s = 0; s < nisa; s++) {
 			ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0}, {.op = EW_LOAD, .dst = 1, .a = 1},
-			                    {.op = ops[o], .dst = 2, .a = 0, .b = 1}, {.op = EW_STORE, .dst = 2, .a = 2}};
+			                    {.op = (uint8_t)ops[o], .dst = 2, .a = 0, .b = 1}, {.op = EW_STORE, .dst = 2, .a = 2}};
 			ew_operand operand[] = {{a, K_I32, {1}}, {b, K_I32, {1}}, {r, K_I32, {1}}};
 			ew_program p = {.rank = 1, .dim = {N}, .ninstr = 4, .noperands = 3, .nregs = 3, .instr = instr,
 			                .operand = operand, .integer = true};

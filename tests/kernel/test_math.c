@@ -13,7 +13,7 @@ enum { N = 200001 };
 static void apply(uint32_t isa, ew_op op, float imm, float imm2, const float *a, const float *b, float *y, int64_t n)
 {
 	ew_instr instr[4] = {{.op = EW_LOAD, .dst = 0, .a = 0}, {.op = EW_LOAD, .dst = 1, .a = 1},
-	                     {.op = op, .dst = 2, .a = 0, .b = 1, .imm = imm, .imm2 = imm2},
+	                     {.op = (uint8_t)op, .dst = 2, .a = 0, .b = 1, .imm = imm, .imm2 = imm2},
 	                     {.op = EW_STORE, .dst = 2, .a = 2}};
 	ew_operand operand[3] = {{(void *)(uintptr_t)a, K_F32, {1}}, {(void *)(uintptr_t)b, K_F32, {1}}, {y, K_F32, {1}}};
 	ew_program p = {.rank = 1, .dim = {n}, .ninstr = 4, .noperands = 3, .nregs = 3, .instr = instr, .operand = operand};
