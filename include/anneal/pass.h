@@ -20,7 +20,8 @@ extern "C" {
  *             outputs of f as needed -> "d_<input>" for every input in `wrt`
  *
  * An output of f that is one of its inputs, x, has the cotangent "d_x_out", because d_x is the
- * gradient.  An input that no output depends on has a gradient of zeros.  Cheap elementwise
+ * gradient.  A value that is saved and happens to have the name of a gradient is called
+ * "saved<n>_<name>" in both functions; an input in that position is AN_USAGE.  An input that no output depends on has a gradient of zeros.  Cheap elementwise
  * work and views are recomputed in the backward, by the same operations, instead of being
  * saved.  Both functions are added to f's program as "<name>_fwd" and "<name>_bwd" (with a
  * number where those are taken) and have been verified; on failure nothing is added.  A missing

@@ -28,11 +28,20 @@ static bool is_output(const an_function *f, an_value v)
 
 static bool is_float(const an_type *t) { return t->dtype == AN_FP16 || t->dtype == AN_FP32; }
 
+/* Whether some input in wrt or some output of f makes "d_<...>" out of this name. */
+static bool reserved(const grad *g, const char *name)
+{
+	if (strncmp(name, "d_", 2) != 0)
+		return false;
+	an_value v = an_function_find(g->f, name + 2);
+	return v != AN_NO_VALUE && (g->f->values[v].op < 0 || is_output(g->f, v));
+}
+
 /* Whether v is computed again rather than saved. */
 static bool cheap(const grad *g, an_value v)
 {
 	const mil_op *op = fn_def(g->f, v);
-	if (g->save_all || is_output(g->f, v))
+	if (g->save_all || (is_output(g->f, v) && !reserved(g, g->f->values[v].name)))
 		return false;
 	switch (op_table[op->op].cls) {
 	case OC_UNARY:
@@ -59,22 +68,13 @@ static an_value add_input(grad *g, const char *name, an_type type, an_role role)
 	return v;
 }
 
-/* Whether some input in wrt or some output of f makes "d_<...>" out of this name. */
-static bool reserved(const grad *g, const char *name)
-{
-	if (strncmp(name, "d_", 2) != 0)
-		return false;
-	an_value v = an_function_find(g->f, name + 2);
-	return v != AN_NO_VALUE && (g->f->values[v].op < 0 || is_output(g->f, v));
-}
-
 /* A value of f as an input of the backward. */
 static an_value add_saved(grad *g, an_value v)
 {
 	const mil_value *value = fn_value(g->f, v);
 	const char *name = value->name;
 	bool residual = value->op >= 0;
-	if (residual && !is_output(g->f, v))
+	if (residual) /* under another name where its own is taken */
 		for (int i = 0;
 		     name && (reserved(g, name) || (i && an_function_find(g->f, name) != AN_NO_VALUE)); i++)
 			name = arena_printf(&g->f->program->arena, "saved%d_%s", i, value->name);
@@ -368,9 +368,11 @@ static an_status make_forward(const grad *g, const an_function *backward, an_fun
 	if (s == AN_OK)
 		s = rewrite_outputs(&r);
 	for (size_t v = 0; s == AN_OK && v < g->f->nvalues; v++) {
-		if (!g->residual[v] || is_output(g->f, (an_value)v))
+		if (!g->residual[v])
 			continue;
 		const char *name = g->b.f->values[g->value[v]].name;
+		if (is_output(g->f, (an_value)v) && strcmp(name, g->f->values[v].name) == 0)
+			continue;
 		an_value in = an_function_find(backward, name);
 		if (in != AN_NO_VALUE && backward->values[in].op < 0)
 			s = rewrite_output(&r, (an_value)v, name);

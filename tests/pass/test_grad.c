@@ -136,12 +136,22 @@ static void make_diamonds(an_builder *b)
 	an_output(b, an_name(b, a, "y"));
 }
 
+/* An output that the backward needs and whose name is that of a gradient is saved under another. */
+static void make_clash(an_builder *b)
+{
+	an_value x = an_input(b, "x", SHAPE(2, 2)), w = an_input(b, "w", SHAPE(2, 2));
+	an_value y = an_name(b, an_softmax(b, an_matmul(b, x, w, false, false), -1), "d_x");
+	an_output(b, y);
+	an_output(b, an_name(b, an_unary(b, "exp", an_mul(b, y, y)), "d_w"));
+}
+
 static const struct composite {
 	const char *name;
 	void (*make)(an_builder *b);
 } composites[] = {
     {"rms_norm", make_rms_norm}, {"attention", make_attention}, {"swiglu", make_swiglu},
     {"convnet", make_convnet},   {"borders", make_borders},     {"diamonds", make_diamonds},
+    {"clash", make_clash},
 };
 
 static an_function *build(an_ctx *ctx, void (*make)(an_builder *b))
@@ -196,6 +206,39 @@ static void composites_are_right(void **state)
 				elements += an_type_count(&f->values[f->inputs[k]].type);
 			assert_int_equal(result.checked, elements);
 			free_values(values, f->ninputs);
+			an_program_free(f->program);
+		}
+	an_ctx_close(ctx);
+}
+
+/* A backward is a function like any other: its gradient is right as well.  Its outputs have the names of the
+ * gradients that the second backward returns. */
+static void twice(void **state)
+{
+	an_ctx *ctx = mil_open();
+	(void)state;
+	for (int i = 0; i < 4; i++)
+		for (int save_all = 0; save_all < 2; save_all++) {
+			an_function *f = build(ctx, composites[i].make), *forward, *backward, *forward2,
+				    *backward2;
+			gradient_check result;
+			MIL_OK(ctx,
+			       an_grad(f, &(an_grad_options){.save_all = save_all}, &forward, &backward));
+			MIL_OK(ctx, an_grad(backward, &(an_grad_options){.save_all = save_all}, &forward2,
+					    &backward2));
+			assert_string_equal(an_function_name(backward2), "f_bwd_bwd");
+			double **values = random_values(backward, 77, 0.3, 1.2);
+			/* sums of squares are positive */
+			for (size_t k = 0; k < backward->ninputs; k++)
+				for (int64_t j = 0;
+				     j < an_type_count(&backward->values[backward->inputs[k]].type); j++)
+					values[k][j] = fabs(values[k][j]);
+			MIL_OK(ctx, check_gradient(backward, forward2, backward2, values, 3, 8, &result));
+			if (result.wrong || result.sharp < result.checked)
+				fail_msg("%s: %lld of %lld wrong, %lld sharp; %s", composites[i].name,
+					 (long long)result.wrong, (long long)result.checked,
+					 (long long)result.sharp, result.text);
+			free_values(values, backward->ninputs);
 			an_program_free(f->program);
 		}
 	an_ctx_close(ctx);
@@ -477,6 +520,7 @@ int main(void)
 	    cmocka_unit_test(what_is_saved),
 	    cmocka_unit_test(wrong_rms_norm_is_rejected),
 	    cmocka_unit_test(damaged_backwards_are_rejected),
+	    cmocka_unit_test(twice),
 	    cmocka_unit_test(refusals),
 	    cmocka_unit_test(corpus),
 	};
