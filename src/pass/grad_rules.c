@@ -653,6 +653,10 @@ static void rule_LINEAR(grad *g, const mil_op *op, an_value d)
 {
 	an_value x = arg(g, op, "x"), w = arg(g, op, "weight"), bias = arg(g, op, "bias");
 	an_type xt = *type(g, x), wt = *type(g, w), rows = xt, drows;
+	if (an_type_count(&xt) / wt.dim[1] > INT32_MAX) {
+		grad_refuse(g, op, "x has more than 2^31 rows");
+		return;
+	}
 	rows.rank = 2;
 	rows.dim[1] = wt.dim[1];
 	rows.dim[0] = (int32_t)(an_type_count(&xt) / wt.dim[1]);
@@ -1019,26 +1023,29 @@ static void rule_CONV(grad *g, const mil_op *op, an_value d)
 	if (g->b.status != AN_OK)
 		return;
 	int64_t taps = (int64_t)s->kh * s->kw, places = (int64_t)s->oh * s->ow;
+	int64_t h = (int64_t)s->h + s->pad[0] + s->pad[1], w = (int64_t)s->w + s->pad[2] + s->pad[3];
 	u.group_in = s->in_ch / s->groups;
 	u.group_out = s->out_ch / s->groups;
-	if (taps > 1024 || places > INT32_MAX || (int64_t)u.group_in * taps > INT32_MAX) {
-		grad_refuse(g, op, "its kernel has more than 1024 taps");
+	if (taps > 1024 || MAX(MAX(h, w), MAX(places, u.group_in * taps)) > INT32_MAX) {
+		grad_refuse(
+		    g, op,
+		    "its kernel has more than 1024 taps, or an axis would have more than 2^31 elements");
 		return;
 	}
 	u.taps = (int32_t)taps;
 	u.places = (int32_t)places;
 	u.x4 = u.padded =
 	    an_tensor((an_dtype)type(g, s->x)->dtype, 4, (int32_t[]){s->batch, s->in_ch, s->h, s->w});
-	u.padded.dim[2] += s->pad[0] + s->pad[1];
-	u.padded.dim[3] += s->pad[2] + s->pad[3];
+	u.padded.dim[2] = (int32_t)h;
+	u.padded.dim[3] = (int32_t)w;
 	u.plain = taps == 1 && s->oh == s->h && s->ow == s->w && !s->pad[0] && !s->pad[2];
 
 	an_type dt = batched(&u, true, u.group_out, u.places),
 		wt = batched(&u, false, u.group_out, u.group_in * u.taps);
 	an_value d2 = shaped(g, d, &dt);
 	if (grad_wants(g, s->x)) {
-		an_value w = shaped(g, grad_use(g, s->weight), &wt);
-		an_value dx = conv_uncolumns(g, &u, an_matmul(&g->b, w, d2, true, false));
+		an_value weight = shaped(g, grad_use(g, s->weight), &wt);
+		an_value dx = conv_uncolumns(g, &u, an_matmul(&g->b, weight, d2, true, false));
 		grad_give(g, s->x, shaped(g, dx, type(g, s->x)));
 	}
 	if (grad_wants(g, s->weight)) {
