@@ -60,8 +60,9 @@ static int64_t permute_by_definition(uint64_t seed, int64_t e, int64_t p, int64_
 	do {
 		int64_t l = p / half, r = p % half;
 		for (int round = 0; round < 4; round++) {
-			uint64_t f = random_bits(seed, UINT64_C(4294967296),
-						 (uint64_t)(4 * e + round) * UINT64_C(4294967296) + (uint64_t)r);
+			uint64_t f =
+			    random_bits(seed, UINT64_C(4294967296),
+					(uint64_t)(4 * e + round) * UINT64_C(4294967296) + (uint64_t)r);
 			int64_t next = l ^ (int64_t)(f % (uint64_t)half);
 			l = r;
 			r = next;
@@ -162,10 +163,8 @@ static void evaluation_covers_everything_once(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(permutations_are_bijective),
-	    cmocka_unit_test(permutations_differ),
-	    cmocka_unit_test(order_is_the_documented_one),
-	    cmocka_unit_test(batches_come_from_the_text),
+	    cmocka_unit_test(permutations_are_bijective),        cmocka_unit_test(permutations_differ),
+	    cmocka_unit_test(order_is_the_documented_one),       cmocka_unit_test(batches_come_from_the_text),
 	    cmocka_unit_test(evaluation_covers_everything_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,7 +40,8 @@ static void full_forward(const setup *s, const float *block, const int32_t *ids,
 	half *in = an_buffer_map(x);
 	for (int i = 0; i < n; i++)
 		for (int j = 0; j < c->dim; j++)
-			in[j * n + i] = half_from_float(block[ids[i] * c->dim + j]); /* the table comes first */
+			in[j * n + i] =
+			    half_from_float(block[ids[i] * c->dim + j]); /* the table comes first */
 	an_buffer_unmap(x);
 	for (int k = 0; k < an_model_segments(s->model); k++) {
 		const an_segment *segment = an_model_segment(s->model, k);
@@ -84,10 +85,10 @@ static void full_forward(const setup *s, const float *block, const int32_t *ids,
 /* Both compute the same function and round differently where the softmax and the product with the values are
  * split into cache and new tokens; from there on every stored value differs by its own rounding.  An fp16
  * rounding has a relative error of u/sqrt(3), u = 2^-11, root mean square.  On the way to a logit lie about
- * 25 of them in each of the 2 layers and 10 in the head; independent errors add in squares: sqrt(60) u/sqrt(3)
- * = 4.5 u of a logit's root mean square.  The difference of two such results has sqrt(2) of that, and of the
- * 28000 logits compared here one is expected beyond 4.2 standard deviations: the bound is 5, which is
- * 5 * sqrt(2) * 4.5 u = 2^-6.  A wrong row, position or mask changes logits by their own size. */
+ * 25 of them in each of the 2 layers and 10 in the head; independent errors add in squares: sqrt(60)
+ * u/sqrt(3) = 4.5 u of a logit's root mean square.  The difference of two such results has sqrt(2) of that,
+ * and of the 28000 logits compared here one is expected beyond 4.2 standard deviations: the bound is 5, which
+ * is 5 * sqrt(2) * 4.5 u = 2^-6.  A wrong row, position or mask changes logits by their own size. */
 static void check_close(const float *got, const float *want, int n, const char *what, int at)
 {
 	double squares = 0;
