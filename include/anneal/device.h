@@ -47,6 +47,10 @@ AN_API void an_executable_free(an_executable *e);
 AN_API const char *an_executable_input(const an_executable *e, int i, an_type *type);
 AN_API const char *an_executable_output(const an_executable *e, int i, an_type *type);
 
+/* What the device made of the function, for people: one line per kernel call with shapes,
+ * FLOPs, bytes and the operation it comes from.  Freed with an_text_free. */
+AN_API an_status an_executable_text(const an_executable *e, char **text, size_t *len);
+
 /* ---- Buffers --------------------------------------------------------------------- */
 
 /* Zeroed memory for a value of type `t`. */

@@ -311,6 +311,24 @@ const char *an_executable_output(const an_executable *e, int i, an_type *type)
 	return port(e, e->ninputs, e->noutputs, i, type);
 }
 
+an_status an_executable_text(const an_executable *e, char **text, size_t *len)
+{
+	an_ctx *ctx = e->device->ctx;
+	str out;
+	str_init(&out, ctx);
+	*text = NULL;
+	*len = 0;
+	an_status s = e->device->ops->text(e, &out);
+	if (s == AN_OK && !(*text = mem_alloc(ctx, out.len + 1)))
+		s = fail_memory(ctx, out.len + 1);
+	if (s == AN_OK) {
+		memcpy(*text, out.data, out.len + 1);
+		*len = out.len;
+	}
+	str_free(&out);
+	return s;
+}
+
 /* ---- Buffers --------------------------------------------------------------------- */
 
 static an_status check_buffer_type(an_ctx *ctx, const an_type *t)

@@ -17,6 +17,7 @@ typedef struct device_ops {
 	 * e's ports are set.  What is allocated outside e's arena is undone on failure. */
 	an_status (*compile)(an_device *d, an_function *f, an_executable *e);
 	void (*free_executable)(an_executable *e);
+	an_status (*text)(const an_executable *e, str *out); /* what it has become, for people */
 	an_status (*alloc)(an_buffer *b); /* b->type, b->bytes are set; sets b->impl, which is one memory */
 	void (*release)(an_buffer *b);    /* never called for views */
 	void *(*map)(an_buffer *b);

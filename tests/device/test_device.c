@@ -278,13 +278,165 @@ static void test_ambiguous_name(void **state)
 	an_ctx_close(ctx);
 }
 
+/* ---- Memory that runs out ------------------------------------------------------------- */
+
+typedef struct meter {
+	long left;   /* allocations that still succeed */
+	size_t held; /* bytes not given back */
+} meter;
+
+static void *metered(void *user, void *p, size_t old_size, size_t new_size)
+{
+	meter *m = user;
+	if (new_size == 0) {
+		free(p);
+		m->held -= old_size;
+		return NULL;
+	}
+	if (m->left <= 0)
+		return NULL;
+	m->left--;
+	void *q = realloc(p, new_size);
+	m->held += new_size - old_size;
+	return q;
+}
+
+/* A norm, a product with a folded constant, a softmax, a concatenation: every stage has something to do. */
+static const char stages_text[] =
+    "program(1.3)\n{\n"
+    "  func main<ios18>(tensor<fp16, [4, 6]> x) {\n"
+    "    fp16 two = const()[name = string(\"two\"), val = fp16(0x1p+1)];\n"
+    "    bool no = const()[name = string(\"no\"), val = bool(false)];\n"
+    "    bool yes = const()[name = string(\"yes\"), val = bool(true)];\n"
+    "    int32 axis = const()[name = string(\"axis\"), val = int32(-1)];\n"
+    "    tensor<int32, [1]> axes = const()[name = string(\"axes\"), val = tensor<int32, [1]>([1])];\n"
+    "    tensor<fp16, [2]> k = const()[name = string(\"k\"), val = tensor<fp16, [2]>([0x1p+0, 0x1p+1])];\n"
+    "    tensor<fp16, [2]> kk = mul(x = k, y = k)[name = string(\"kk\")];\n"
+    "    tensor<fp16, [4, 6]> a = mul(x = x, y = two)[name = string(\"a\")];\n"
+    "    tensor<fp16, [4, 1]> m = reduce_mean(axes = axes, keep_dims = yes, x = a)[name = string(\"m\")];\n"
+    "    tensor<fp16, [4, 6]> d = sub(x = a, y = m)[name = string(\"d\")];\n"
+    "    tensor<fp16, [4, 4]> p = matmul(transpose_x = no, transpose_y = yes, x = d, y = x)[name = "
+    "string(\"p\")];\n"
+    "    tensor<fp16, [4, 4]> s = softmax(axis = axis, x = p)[name = string(\"s\")];\n"
+    "    tensor<fp16, [4, 10]> c = concat(axis = axis, interleave = no, values = (d, s))[name = "
+    "string(\"c\")];\n"
+    "  } -> (c, kk);\n}\n";
+
+/* Parses, compiles and runs; whatever fails must say so and leave nothing behind. */
+static an_status attempt(an_ctx *ctx, half *out)
+{
+	an_device *d;
+	an_program *p;
+	an_executable *e;
+	an_call *c;
+	TRY(an_program_parse(ctx, stages_text, sizeof stages_text - 1, "test.mil", &p));
+	an_status s = an_device_open(ctx, NULL, &d);
+	if (s != AN_OK) {
+		an_program_free(p);
+		return s;
+	}
+	if ((s = an_compile(d, an_program_function(p, NULL), &e)) == AN_OK &&
+	    (s = an_call_new(e, &c)) == AN_OK) {
+		for (int i = 0; s == AN_OK && i < 3; i++) {
+			an_buffer *b;
+			if ((s = an_buffer_new(d, &e->ports[i].type, &b)) != AN_OK)
+				break;
+			if (i == 0)
+				device_fill(&e->ports[i].type, an_buffer_map(b), 1, 1, -1, 1);
+			s = an_call_bind(c, e->ports[i].name, b);
+			an_buffer_free(b);
+		}
+		if (s == AN_OK)
+			s = an_call_run(c);
+		if (s == AN_OK)
+			memcpy(out, device_bytes(c, 1), 40 * sizeof *out);
+	}
+	an_program_free(p);
+	an_device_close(d);
+	return s;
+}
+
+static void test_out_of_memory(void **state)
+{
+	(void)state;
+	half want[40], got[40];
+	an_ctx *ctx = device_ctx(1);
+	MIL_OK(ctx, attempt(ctx, want));
+	an_ctx_close(ctx);
+	int failures = 0;
+	for (long n = 0;; n++) {
+		meter m = {.left = n};
+		an_allocator alloc = {metered, &m};
+		an_status s = an_ctx_open(&(an_ctx_options){.allocator = &alloc, .threads = 1}, &ctx);
+		if (s == AN_OK) {
+			s = attempt(ctx, got);
+			an_ctx_close(ctx);
+		}
+		assert_int_equal(m.held, 0);
+		if (s == AN_OK)
+			break;
+		assert_int_equal(s, AN_MEMORY);
+		failures++;
+	}
+	assert_memory_equal(got, want, sizeof want);
+	assert_true(failures > 20);
+}
+
+static void test_text(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	an_device *d = device_soft(ctx, "ieee", true);
+	an_program *p = parse(ctx, stages_text);
+	an_executable *e;
+	char *text;
+	size_t len;
+	MIL_OK(ctx, an_compile(d, an_program_function(p, NULL), &e));
+	MIL_OK(ctx, an_executable_text(e, &text, &len));
+	assert_int_equal(strlen(text), len);
+	assert_non_null(strstr(text, "192 flops")); /* 2 * 4 * 4 * 6 */
+	assert_non_null(strstr(text, "matmul p"));
+	assert_non_null(strstr(text, "softmax s"));
+	an_text_free(ctx, text, len);
+	an_program_free(p);
+	an_device_close(d);
+	an_ctx_close(ctx);
+}
+
+/* Sizes that no memory has are refused before anything is computed with them. */
+static void test_too_large(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	an_device *d = device_soft(ctx, "ieee", true);
+	an_program *p;
+	an_function *f;
+	an_executable *e;
+	MIL_OK(ctx, an_program_new(ctx, &p));
+	MIL_OK(ctx, an_function_new(p, "main", &f));
+	an_builder b = an_builder_on(f);
+	/* every value of the program fits, the windows of the convolution do not */
+	an_value x = an_input(&b, "x", an_tensor(AN_FP16, 4, (int32_t[]){1, 1, 1 << 14, 1 << 14}));
+	an_value w = an_input(&b, "w", an_tensor(AN_FP16, 4, (int32_t[]){1, 1, 128, 128})), y = AN_NO_VALUE;
+	an_arg args[] = {{"x", AN_ARG_VALUE, 1, {.value = x}}, {"weight", AN_ARG_VALUE, 1, {.value = w}}};
+	MIL_OK(ctx, an_emit(&b, OP_CONV, NULL, args, 2, &y, 1));
+	an_output(&b, y);
+	MIL_OK(ctx, an_builder_finish(&b));
+	assert_int_equal(an_compile(d, f, &e), AN_DEVICE);
+	assert_message(ctx, "2^40");
+	an_program_free(p);
+	an_device_close(d);
+	an_ctx_close(ctx);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_open),           cmocka_unit_test(test_buffers),
 	    cmocka_unit_test(test_binding),        cmocka_unit_test(test_cache),
 	    cmocka_unit_test(test_aliases),        cmocka_unit_test(test_copied_outputs),
-	    cmocka_unit_test(test_ambiguous_name),
+	    cmocka_unit_test(test_ambiguous_name), cmocka_unit_test(test_out_of_memory),
+	    cmocka_unit_test(test_text),           cmocka_unit_test(test_too_large),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

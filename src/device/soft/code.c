@@ -340,7 +340,8 @@ static bool keeps_order(const soft_code *code)
 			if (stride[i] && stride[i] < inner)
 				return false;
 			inner = stride[i] ? stride[i] : inner;
-			bool alike = i + 1 < code->rank && ((code->mask >> i ^ code->mask >> (i + 1)) & 1) == 0;
+			bool alike =
+			    i + 1 < code->rank && ((code->mask >> i ^ code->mask >> (i + 1)) & 1) == 0;
 			if (stride[i] < 0 || (alike && stride[i] != stride[i + 1] * code->dim[i + 1]))
 				return false;
 		}

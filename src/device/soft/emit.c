@@ -210,7 +210,8 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 	for (int i = 0; i < g.nbatch; i++)
 		g.batch[i] = z->dim[i];
 	c->kind = CALL_GEMM;
-	c->flops = 2 * elements(rank, z->dim) * g.k;
+	if (__builtin_mul_overflow(2 * elements(rank, z->dim), g.k, &c->flops))
+		c->flops = INT64_MAX;
 	c->bytes = reach(x->type, x->rank, x->dim, x->at.stride) +
 		   reach(y->type, y->rank, y->dim, y->at.stride) +
 		   reach(z->type, z->rank, z->dim, z->at.stride);

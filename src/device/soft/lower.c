@@ -26,11 +26,17 @@ static const k_type type_by_dtype[AN_DTYPE_COUNT] = {[AN_FP16] = K_F16,         
 
 static bool is_float(k_type t) { return t == K_F16 || t == K_F32; }
 
-/* Memory failures are remembered (s->oom) and reported at the end of an operation; until then
- * value 0, which can be used like any other, stands in. */
+/* A value of more elements than any memory holds is refused before sizes are computed with. */
+static const int64_t most_elements = INT64_C(1) << 40;
+
+/* Failures are remembered (s->oom) and reported at the end of an operation; until then value 0,
+ * which can be used like any other, stands in. */
 static int add_value(soft_fn *s, k_type type, int rank, const int64_t *dim)
 {
-	if (!mem_grow(s->ctx, &s->values, &s->values_cap, s->nvalues, sizeof *s->values)) {
+	int64_t n = 1;
+	for (int i = 0; i < rank; i++)
+		s->too_large |= __builtin_mul_overflow(n, dim[i], &n) || n > most_elements;
+	if (s->too_large || !mem_grow(s->ctx, &s->values, &s->values_cap, s->nvalues, sizeof *s->values)) {
 		s->oom = true;
 		return 0;
 	}
@@ -290,6 +296,16 @@ static int use_arg(soft_fn *s, const mil_op *op, const char *param)
 	return v == AN_NO_VALUE ? -1 : use(s, v);
 }
 
+/* What s->oom stands for. */
+static an_status failure(const soft_fn *s)
+{
+	if (!s->too_large)
+		return fail_memory(s->ctx, 0);
+	const mil_op *op = &s->f->ops[s->op];
+	return fail(s->ctx, AN_DEVICE, "function \"%s\", %s \"%s\": a value has more than 2^40 elements",
+		    s->f->name, op_table[op->op].name, s->f->values[op->results[0]].name);
+}
+
 /* Makes x result r of op, in the shape MIL gives it. */
 static an_status result(soft_fn *s, const mil_op *op, int r, int x)
 {
@@ -297,7 +313,7 @@ static an_status result(soft_fn *s, const mil_op *op, int r, int x)
 	int64_t dim[SOFT_RANK];
 	x = add_reshape(s, x, v->type.rank, shape_of(&v->type, dim));
 	if (s->oom)
-		return fail_memory(s->ctx, 0);
+		return failure(s);
 	assert(s->values[x].type == type_by_dtype[v->type.dtype]);
 	if (!s->values[x].name)
 		s->values[x].name = v->name;
@@ -982,6 +998,8 @@ an_status soft_lower(soft_fn *s)
 			    "input \"%s\" is %s: values are fp16, fp32, bool or integers of 8 to 32 bits",
 			    in->name, an_dtype_name((an_dtype)in->type.dtype));
 		int v = add_value(s, type, in->type.rank, shape_of(&in->type, dim));
+		if (s->too_large)
+			return fail(s->ctx, AN_DEVICE, "input \"%s\" has more than 2^40 elements", in->name);
 		s->values[v].name = in->name;
 		s->values[v].port = true;
 		s->map[f->inputs[i]] = v;
@@ -994,5 +1012,5 @@ an_status soft_lower(soft_fn *s)
 	}
 	for (size_t i = 0; i < f->noutputs; i++)
 		s->outputs[i] = use(s, f->outputs[i]);
-	return s->oom ? fail_memory(s->ctx, 0) : AN_OK;
+	return s->oom ? failure(s) : AN_OK;
 }

@@ -203,8 +203,8 @@ static an_status reshape_wish(soft_fn *s, const soft_node *n)
 	if (y->wish.storage >= 0 || reshape_place(&s->values[n->in[0]], &from, y, &to))
 		return AN_OK;
 	to = (soft_place){.storage = -1};
-	TRY(soft_add_storage(s, y->constant ? STORE_CONST : STORE_SCRATCH, -1, count(y) * (int64_t)k_type_size(y->type),
-	                     &to.storage));
+	TRY(soft_add_storage(s, y->constant ? STORE_CONST : STORE_SCRATCH, -1,
+			     count(y) * (int64_t)k_type_size(y->type), &to.storage));
 	row_major(y->rank, y->dim, to.stride);
 	wish(s, n->out, to);
 	return AN_OK;

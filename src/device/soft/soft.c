@@ -141,6 +141,7 @@ const device_ops soft_device_ops = {
     .supports = soft_supports,
     .compile = soft_compile,
     .free_executable = free_exe,
+    .text = soft_dump,
     .alloc = soft_alloc,
     .release = soft_release,
     .map = soft_map,

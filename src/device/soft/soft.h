@@ -219,9 +219,10 @@ typedef struct soft_fn {
 	const soft_profile *profile;
 	const an_function *f;
 	arena *tmp;
-	int op;   /* MIL operation being lowered */
-	bool oom; /* memory ran out while nodes were added */
-	int *map; /* MIL value -> soft value, -1: not there */
+	int op;         /* MIL operation being lowered */
+	bool oom;       /* memory ran out while nodes were added, or ... */
+	bool too_large; /* ... a value could not be in any memory */
+	int *map;       /* MIL value -> soft value, -1: not there */
 	soft_value *values;
 	size_t nvalues, values_cap;
 	soft_node *nodes;
