@@ -2,16 +2,16 @@
 # give the same losses.
 . "$(dirname "$0")/common.bash"
 text 40000 2 > text.txt
-train() { # DIR OPTION...
-	"$anneal" train text.txt --out "$1" --preset nano --vocab 300 --steps 60 --batch 4 --seed 3 \
+train() { # DIR OPTION...: replaces the shell it runs in, so that a signal to that reaches it
+	exec "$anneal" train text.txt --out "$1" --preset nano --vocab 300 --steps 60 --batch 4 --seed 3 \
 		--save-every 7 --eval-every 20 "${@:2}"
 }
 # step and loss, every digit, of each update and evaluation
 losses() { perl -ne 'print "$1 $2\n" if /"step": *(\d+).*?"loss": *([-0-9.e+]+)/' "$1/metrics.jsonl"; }
 
-train whole --threads 2 > log 2>&1 || bad "training: $(tail -3 log)"
+(train whole --threads 2) > log 2>&1 || bad "training: $(tail -3 log)"
 [ "$(losses whole | wc -l)" -ge 60 ] || bad "metrics.jsonl has too few losses: $(head -c 300 whole/metrics.jsonl)"
-train single --threads 1 > log 2>&1 || bad "training with one thread: $(tail -3 log)"
+(train single --threads 1) > log 2>&1 || bad "training with one thread: $(tail -3 log)"
 same 'losses with 1 and 2 threads' "$(losses whole | cksum)" "$(losses single | cksum)"
 
 # SIGKILL at three moments, the first while the text is still being prepared
@@ -31,7 +31,7 @@ for _ in $(seq 200); do
 done
 kill -KILL $pid 2> /dev/null
 wait $pid 2> /dev/null
-train killed --resume > log 2>&1 || bad "resuming: $(tail -3 log)"
+(train killed --resume) > log 2>&1 || bad "resuming: $(tail -3 log)"
 same 'losses of the resumed training' "$(losses whole | cksum)" "$(losses killed | cksum)"
 final() { cksum < "$1/$(cat "$1/last")/model.safetensors"; }
 same 'final weights' "$(final whole)" "$(final killed)"

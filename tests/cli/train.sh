@@ -1,7 +1,7 @@
 # Training: events, files, bits per byte, evaluation that agrees, dumped programs.
 . "$(dirname "$0")/common.bash"
 text 60000 4 > text.txt
-expect 0 '.' "$anneal" train text.txt --out m --preset nano --vocab 300 --steps 60 --batch 4 --warmup 5 --lr 0.003 \
+expect 0 '' "$anneal" train text.txt --out m --preset nano --vocab 300 --steps 60 --batch 4 --warmup 5 --lr 0.003 \
 	--json --dump dumped --seed 1
 cp out events
 same 'update events' 60 "$(grep -c '"event": "step"' events)"
