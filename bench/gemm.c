@@ -16,12 +16,14 @@
 #include <dnnl.h>
 #endif
 
-static double now(void)
+static double clock_seconds(clockid_t id)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(id, &t);
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
+static double wall(void) { return clock_seconds(CLOCK_MONOTONIC); }
+static double cpu(void) { return clock_seconds(CLOCK_PROCESS_CPUTIME_ID); }
 
 static int by_value(const void *a, const void *b)
 {
@@ -31,38 +33,36 @@ static int by_value(const void *a, const void *b)
 
 enum { MAX_RUNS = 101 };
 
-static double cpu(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
+static int threads = 1;
 
-/* Median seconds of `runs` calls, after one that warms up.  Short calls are repeated.  Runs that
- * had to share the processor with somebody else are taken again, for a while. */
+/* Median seconds of `runs` calls, after one that warms up.  Short calls are repeated.  One thread is timed by
+ * the processor time it got, so other work on the machine does not count; with several, runs
+ * that had to share processors are taken again for a while. */
 static double median(int runs, void (*fn)(void *), void *arg)
 {
-	double t[MAX_RUNS], fallback[MAX_RUNS];
-	double start = now(), begun = start;
+	double t[MAX_RUNS], dirty[MAX_RUNS], begun = wall();
 	fn(arg);
-	double once = now() - start;
+	double once = wall() - begun;
 	int repeat = once < 2e-3 ? (int)(2e-3 / (once + 1e-7)) + 1 : 1, clean = 0, all = 0;
-	while (clean < runs && (all < runs || now() - begun < 1)) {
-		double c = cpu();
-		start = now();
+	while (clean < runs && (all < runs || wall() - begun < 1)) {
+		double c = cpu(), w = wall();
 		for (int i = 0; i < repeat; i++)
 			fn(arg);
-		double wall = now() - start;
-		if (all < runs)
-			fallback[all] = wall / repeat;
+		c = cpu() - c;
+		w = wall() - w;
+		double seconds = (threads == 1 ? c : w) / repeat;
+		if (threads == 1 || c >= 0.97 * w * threads)
+			t[clean++] = seconds;
+		else
+			dirty[all % runs] = seconds;
 		all++;
-		if (cpu() - c >= 0.97 * wall) /* of one thread at least: others may rest in short calls */
-			t[clean++] = wall / repeat;
 	}
-	double *use = clean >= 5 ? t : fallback;
-	int n = clean >= 5 ? clean : runs;
-	qsort(use, (size_t)n, sizeof *use, by_value);
-	return use[n / 2];
+	if (clean < 5) {
+		memcpy(t, dirty, sizeof t);
+		clean = MIN(runs, all);
+	}
+	qsort(t, (size_t)clean, sizeof *t, by_value);
+	return t[clean / 2];
 }
 
 /* ---- The peak --------------------------------------------------------------------- */
@@ -263,7 +263,7 @@ static const struct shape {
 
 typedef struct options {
 	bool json;
-	int threads, runs;
+	int workers, runs;
 	const char *isa;
 	int64_t size[3];
 	int nsizes;
@@ -275,7 +275,7 @@ static bool read_options(options *o, int argc, char **argv)
 		if (!strcmp(argv[i], "--json"))
 			o->json = true;
 		else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
-			o->threads = atoi(argv[++i]);
+			o->workers = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--runs") && i + 1 < argc)
 			o->runs = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--isa") && i + 1 < argc)
@@ -293,14 +293,15 @@ typedef struct rate {
 	double gflops;
 } rate;
 
-static void print_shape(const options *o, const struct shape *s, const rate *r, int n, double peak, bool last)
+static void print_shape(const options *o, const struct shape *s, const rate *r, int n, double peak, const char *exact,
+                        const char *fast, bool last)
 {
 	if (o->json) {
 		printf("  {\"product\": \"%s\", \"batches\": %lld, \"m\": %lld, \"n\": %lld, \"k\": %lld", layout_name[s->l],
 		       (long long)s->batches, (long long)s->m, (long long)s->n, (long long)s->k);
 		for (int i = 0; i < n; i++)
 			printf(", \"%s\": %.1f", r[i].name, r[i].gflops);
-		printf("}%s\n", last ? "" : ",");
+		printf(", \"exact_kernel\": \"%s\", \"fast_kernel\": \"%s\"}%s\n", exact, fast, last ? "" : ",");
 		return;
 	}
 	char text[64];
@@ -313,39 +314,39 @@ static void print_shape(const options *o, const struct shape *s, const rate *r, 
 		else
 			printf("%9.1f", r[i].gflops);
 	}
-	printf("   %s\n", r[0].name);
+	printf("   %s, %s\n", exact, fast);
 }
 
 int main(int argc, char **argv)
 {
-	options o = {.threads = 0, .runs = 7};
+	options o = {.runs = 7};
 	if (!read_options(&o, argc, argv)) {
 		fprintf(stderr, "usage: bench_gemm [--json] [--threads N] [--isa LIST] [--runs 5..%d] [M N K]\n", MAX_RUNS);
 		return 2;
 	}
 	an_ctx *ctx;
-	an_ctx_options opt = {.threads = o.threads, .isa = o.isa};
+	an_ctx_options opt = {.threads = o.workers, .isa = o.isa};
 	if (an_ctx_open(&opt, &ctx) != AN_OK) {
 		fprintf(stderr, "bench_gemm: cannot open a context (is the list after --isa right?)\n");
 		return 1;
 	}
 	pool *p = ctx_pool(ctx);
+	threads = pool_threads(p);
 #ifdef HAVE_DNNL
 	/* OpenMP, which oneDNN runs on, reads these when the program is loaded */
 	if (!getenv("OMP_NUM_THREADS")) {
 		char count[16];
-		snprintf(count, sizeof count, "%d", pool_threads(p));
+		snprintf(count, sizeof count, "%d", threads);
 		setenv("OMP_NUM_THREADS", count, 1);
+		setenv("OMP_WAIT_POLICY", "active", 1);
 		execv("/proc/self/exe", argv);
 	}
 #endif
 	double peak = peak_gflops(p, ctx->isa, o.runs);
-	char threads[16];
-	snprintf(threads, sizeof threads, "%d", pool_threads(p));
 	if (o.json)
-		printf("{\"isa\": \"%s\", \"threads\": %s, \"fma_peak\": %.1f, \"shapes\": [\n", an_ctx_isa(ctx), threads, peak);
+		printf("{\"isa\": \"%s\", \"threads\": %d, \"fma_peak\": %.1f, \"shapes\": [\n", an_ctx_isa(ctx), threads, peak);
 	else
-		printf("%s, %s threads, fp32 multiply-add peak %.0f GFLOP/s; GFLOP/s and share of it\n"
+		printf("%s, %d threads, fp32 multiply-add peak %.0f GFLOP/s; GFLOP/s and share of it\n"
 		       "product MxNxK                  f16 exact     f16 fast      f32 exact    oneDNN f32 bf16\n",
 		       an_ctx_isa(ctx), threads, peak);
 	struct shape own = {FORWARD, 1, o.size[0], o.size[1], o.size[2]};
@@ -354,10 +355,10 @@ int main(int argc, char **argv)
 		const struct shape *s = o.nsizes ? &own : &shapes[i];
 		double work = 2e-9 * (double)(s->batches * s->m * s->n * s->k);
 		rate r[5];
-		const char *name = "", *exact = "";
+		const char *name = "", *exact = "", *fast = "";
 		int n = 0;
 		r[n++] = (rate){"f16_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n, s->k, K_F16, o.runs, &exact)};
-		r[n++] = (rate){"f16_fast", work / ours(p, ctx->isa, K_FAST, s->l, s->batches, s->m, s->n, s->k, K_F16, o.runs, &name)};
+		r[n++] = (rate){"f16_fast", work / ours(p, ctx->isa, K_FAST, s->l, s->batches, s->m, s->n, s->k, K_F16, o.runs, &fast)};
 		r[n++] = (rate){"f32_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n, s->k, K_F32, o.runs, &name)};
 #ifdef HAVE_DNNL
 		double t = onednn(dnnl_f32, s->l, s->batches, s->m, s->n, s->k, o.runs);
@@ -365,7 +366,7 @@ int main(int argc, char **argv)
 		t = onednn(dnnl_bf16, s->l, s->batches, s->m, s->n, s->k, o.runs);
 		r[n++] = (rate){"onednn_bf16", t > 0 ? work / t : 0};
 #endif
-		print_shape(&o, s, r, n, peak, i == count - 1);
+		print_shape(&o, s, r, n, peak, exact, fast, i == count - 1);
 	}
 	if (o.json)
 		printf("]}\n");

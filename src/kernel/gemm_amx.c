@@ -98,29 +98,26 @@ void pack_amx_split_b(void *panel, const void *src, k_type type, int64_t sv, int
 #define C_STORE(t, i, j) _tile_stored(t, c + (i) * 16 * ldc + (j) * 16, (size_t)ldc * 4)
 #define LOAD(t, p) _tile_loadd(t, p, 64)
 
-/* `two_i`, `two_j`: whether the second halves are in use. */
-INLINE void multiply(bool two_i, bool two_j)
+/* C += A B with B's tiles loaded on the way, and A's too if `fresh_a`: loads spread between products
+ * hide behind them.  `two_i`, `two_j`: whether the second halves are in use; `step`: from one half of a
+ * panel to the other. */
+INLINE void multiply(const char *a, const char *b, int step, bool fresh_a, bool two_i, bool two_j)
 {
-	_tile_dpbf16ps(0, 4, 6);
-	if (two_j)
-		_tile_dpbf16ps(1, 4, 7);
-	if (two_i)
-		_tile_dpbf16ps(2, 5, 6);
-	if (two_i && two_j)
-		_tile_dpbf16ps(3, 5, 7);
-}
-
-INLINE void load_a(const char *a, int step, bool two)
-{
-	LOAD(4, a);
-	if (two)
-		LOAD(5, a + step);
-}
-INLINE void load_b(const char *b, int step, bool two)
-{
+	if (fresh_a)
+		LOAD(4, a);
 	LOAD(6, b);
-	if (two)
+	_tile_dpbf16ps(0, 4, 6);
+	if (two_j) {
 		LOAD(7, b + step);
+		_tile_dpbf16ps(1, 4, 7);
+	}
+	if (!two_i)
+		return;
+	if (fresh_a)
+		LOAD(5, a + step);
+	_tile_dpbf16ps(2, 5, 6);
+	if (two_j)
+		_tile_dpbf16ps(3, 5, 7);
 }
 
 INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bool add, bool two_i, bool two_j, bool split)
@@ -141,17 +138,12 @@ INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bo
 	}
 	const int step = split ? 2 * TILE : TILE; /* from one half to the other */
 	for (int e = 0; e < k; e += 32, a += 2 * step, b += 2 * step) {
-		load_a(a, step, two_i);
-		load_b(b, step, two_j);
-		multiply(two_i, two_j); /* hi hi */
+		multiply(a, b, step, true, two_i, two_j); /* hi hi */
 		if (!split)
 			continue;
-		load_b(b + TILE, step, two_j);
-		multiply(two_i, two_j); /* hi lo */
-		load_a(a + TILE, step, two_i);
-		multiply(two_i, two_j); /* lo lo */
-		load_b(b, step, two_j);
-		multiply(two_i, two_j); /* lo hi */
+		multiply(a, b + TILE, step, false, two_i, two_j);       /* hi lo */
+		multiply(a + TILE, b + TILE, step, true, two_i, two_j); /* lo lo */
+		multiply(a, b, step, false, two_i, two_j);              /* lo hi: A's low halves are still loaded */
 	}
 	C_STORE(0, 0, 0);
 	if (two_j)
