@@ -549,6 +549,15 @@ static void rule_REDUCE_L2_NORM(grad *g, const mil_op *op, an_value d)
 	give_x(g, op, mul(g, ratio, x_of(g, op)));
 }
 
+static an_value cast_to(grad *g, an_value d, uint8_t dtype)
+{
+	if (g->b.status != AN_OK || g->b.f->values[d].type.dtype == dtype)
+		return d;
+	return an_cast(&g->b, d, (an_dtype)dtype);
+}
+/* layer_norm's gamma and beta need not have the type of x. */
+static void give_cast(grad *g, an_value v, an_value d) { grad_give(g, v, cast_to(g, d, type(g, v)->dtype)); }
+
 /* With n = (x - mean) s, s = 1/sqrt(variance + epsilon), y = n gamma + beta and e = d gamma:
  * dx = s (e - mean(e) - n mean(e n)), dgamma = sum(d n), dbeta = sum(d).
  * n is the same layer_norm without gamma and beta, so that its variance is taken care of by whoever
@@ -574,13 +583,15 @@ static void rule_LAYER_NORM(grad *g, const mil_op *op, an_value d)
 			  ARG_FLOAT("epsilon", epsilon));
 	an_type affine = kept(&r.full, all & ~r.mask); /* gamma's and beta's elements, to broadcast */
 	if (gamma != AN_NO_VALUE && grad_wants(g, gamma))
-		grad_give(g, gamma, shaped(g, sum_to(g, mul(g, d, n), &r.full, &affine), type(g, gamma)));
+		give_cast(g, gamma, shaped(g, sum_to(g, mul(g, d, n), &r.full, &affine), type(g, gamma)));
 	if (beta != AN_NO_VALUE && grad_wants(g, beta))
-		grad_give(g, beta, shaped(g, sum_to(g, d, &r.full, &affine), type(g, beta)));
+		give_cast(g, beta, shaped(g, sum_to(g, d, &r.full, &affine), type(g, beta)));
 	if (!grad_wants(g, x))
 		return;
 
-	an_value e = gamma == AN_NO_VALUE ? d : mul(g, d, shaped(g, grad_use(g, gamma), &affine));
+	an_value e = d;
+	if (gamma != AN_NO_VALUE)
+		e = mul(g, d, shaped(g, cast_to(g, grad_use(g, gamma), r.full.dtype), &affine));
 	an_value xv = grad_use(g, x), centred = sub(g, xv, reduce(g, OP_REDUCE_MEAN, xv, r.mask));
 	an_value spread = reduce(g, OP_REDUCE_MAX, unary(g, "abs", centred), r.mask);
 	an_value s = quotient(g, reduce(g, OP_REDUCE_MAX, unary(g, "abs", n), r.mask), spread);

@@ -173,6 +173,7 @@ static void make_layer_norm(maker *m)
 	int nargs = 3;
 	if (m->round % 4 != 0)
 		args[nargs++] = (an_arg)ARG_VALUE("gamma", input(m, "gamma", affine));
+	affine.dtype = m->round % 3 ? AN_FP32 : AN_FP16; /* need not be that of x */
 	if (m->round % 4 != 1)
 		args[nargs++] = (an_arg)ARG_VALUE("beta", input(m, "beta", affine));
 	output(m, pass_emit(&m->b, OP_LAYER_NORM, args, nargs));
