@@ -176,7 +176,7 @@ static an_program *random_program(an_ctx *ctx, uint64_t seed, int ops)
 	static const int32_t shapes[][4] = {
 	    {1, 12, 1, 10}, {2, 3, 4, 10}, {1, 1, 1, 10}, {1, 12, 1, 1}, {1, 24, 1, 5}};
 	for (int i = 0; i < LENGTH(shapes); i++) {
-		char name[8];
+		char name[16];
 		snprintf(name, sizeof name, "in%d", i);
 		keep(&m, an_input(&m.b, name, an_tensor(i == 4 ? AN_FP32 : AN_FP16, 4, shapes[i])));
 	}

@@ -259,7 +259,7 @@ void device_check(an_ctx *ctx, const char *numerics, an_function *f, uint64_t se
 	for (size_t i = 0; i < g->nops; i++) {
 		const mil_op *op = &g->ops[i];
 		const mil_literal *l = op->op == OP_CONST ? fn_const(g, op->results[0]) : NULL;
-		if (l && l->bytes) {
+		if (l && l->bytes && !value[op->results[0]]) {
 			value[op->results[0]] = malloc((size_t)an_type_count(&l->type) * sizeof(double));
 			device_doubles(&l->type, l->bytes, value[op->results[0]]);
 		} else if (op->op != OP_CONST && value[op->results[0]]) {

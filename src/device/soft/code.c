@@ -256,30 +256,14 @@ static bool write_reduce(writer *w, int first, int index)
 
 /* ---- Physical registers -------------------------------------------------------------- */
 
-/* How many of the instruction's registers are operands. */
+/* How many registers an instruction reads, where it is not one. */
 static int reads(const ew_instr *in)
 {
-	switch (in->op) {
-	case EW_LOAD:
-	case EW_IMM: return 0;
-	case EW_SELECT: return 3;
-	case EW_ADD:
-	case EW_SUB:
-	case EW_MUL:
-	case EW_DIV:
-	case EW_FLOOR_DIV:
-	case EW_MOD:
-	case EW_POW:
-	case EW_MAX:
-	case EW_MIN:
-	case EW_EQ:
-	case EW_NE:
-	case EW_LT:
-	case EW_LE:
-	case EW_GT:
-	case EW_GE: return 2;
-	default: return 1;
-	}
+	if (in->op == EW_LOAD || in->op == EW_IMM)
+		return 0;
+	if (in->op == EW_SELECT)
+		return 3;
+	return in->op >= EW_ADD && in->op <= EW_GE ? 2 : 1; /* ORDER EW: ADD .. GE are binary */
 }
 
 /* Linear scan: a register is free again after its last use. */

@@ -77,17 +77,19 @@ static int add_number(soft_fn *s, k_type type, double x)
 		int32_t i32;
 		uint32_t u32;
 	} u = {0};
+	/* integers saturate at what 32 bits hold; NaN is 0 */
+	int64_t i = x != x ? 0 : x <= INT32_MIN ? INT32_MIN : x >= UINT32_MAX ? UINT32_MAX : (int64_t)x;
 	switch (type) {
 	case K_F16: u.h = half_from_double(x); break;
 	case K_BF16: u.h = bfloat_from_float((float)x); break;
 	case K_F32: u.f = (float)x; break;
-	case K_I8: u.i8 = (int8_t)x; break;
-	case K_U8: u.u8 = (uint8_t)x; break;
+	case K_I8: u.i8 = (int8_t)i; break;
+	case K_U8: u.u8 = (uint8_t)i; break;
 	case K_BOOL: u.u8 = x != 0; break;
-	case K_I16: u.i16 = (int16_t)x; break;
-	case K_U16: u.u16 = (uint16_t)x; break;
-	case K_I32: u.i32 = (int32_t)x; break;
-	case K_U32: u.u32 = (uint32_t)x; break;
+	case K_I16: u.i16 = (int16_t)i; break;
+	case K_U16: u.u16 = (uint16_t)i; break;
+	case K_I32: u.i32 = (int32_t)i; break;
+	case K_U32: u.u32 = (uint32_t)i; break;
 	case K_TYPE_COUNT: break;
 	}
 	return add_literal(s, type, 0, NULL, literal_bytes(s, &u, sizeof u));
@@ -113,31 +115,12 @@ static int add_node(soft_fn *s, node_kind kind, k_type type, int rank, const int
 	return out;
 }
 
-/* Whether rounding the result of an operation on fp16 values to fp16 can change it. */
-static bool rounds(int op)
-{
-	switch (op) {
-	case EW_MAX:
-	case EW_MIN:
-	case EW_EQ:
-	case EW_NE:
-	case EW_LT:
-	case EW_LE:
-	case EW_GT:
-	case EW_GE:
-	case EW_SELECT:
-	case EW_ABS:
-	case EW_NEG:
-	case EW_SIGN:
-	case EW_RELU:
-	case EW_FLOOR:
-	case EW_CEIL:
-	case EW_ROUND:
-	case EW_TRUNC:
-	case EW_CLIP: return false;
-	default: return true;
-	}
-}
+/* Instructions whose result on fp16 values is an fp16 value, so that rounding it changes nothing. */
+static const bool never_rounds[EW_OP_COUNT] = {
+    [EW_MAX] = true,   [EW_MIN] = true,   [EW_EQ] = true,   [EW_NE] = true,     [EW_LT] = true,
+    [EW_LE] = true,    [EW_GT] = true,    [EW_GE] = true,   [EW_SELECT] = true, [EW_ABS] = true,
+    [EW_NEG] = true,   [EW_SIGN] = true,  [EW_RELU] = true, [EW_FLOOR] = true,  [EW_CEIL] = true,
+    [EW_ROUND] = true, [EW_TRUNC] = true, [EW_CLIP] = true};
 
 /* An elementwise node with a result of the given type and shape, whose instruction has up to
  * three operands (-1: absent) and up to two numbers. */
@@ -155,7 +138,7 @@ static int add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim,
 	bool cast = op == EW_MOV; /* the program asks for rounding here */
 	n->u.ew.op = (uint8_t)op;
 	n->u.ew.integer = integer;
-	n->u.ew.round16 = type == K_F16 && rounds(op) && (cast || s->profile->round_each);
+	n->u.ew.round16 = type == K_F16 && !never_rounds[op] && (cast || s->profile->round_each);
 	n->u.ew.imm = imm;
 	n->u.ew.imm2 = imm2;
 	return out;
@@ -360,9 +343,11 @@ static an_status lower_unary(soft_fn *s, const mil_op *op, int ew)
 	return elementwise(s, op, ew, use_arg(s, op, "x"), -1, -1, imm, imm2);
 }
 
-static an_status lower_select(soft_fn *s, const mil_op *op, int ew)
+static an_status lower_select(soft_fn *s, const mil_op *op, int with)
 {
-	return elementwise(s, op, ew, use_arg(s, op, "cond"), use_arg(s, op, "a"), use_arg(s, op, "b"), 0, 0);
+	(void)with;
+	return elementwise(s, op, EW_SELECT, use_arg(s, op, "cond"), use_arg(s, op, "a"), use_arg(s, op, "b"),
+			   0, 0);
 }
 
 static an_status lower_gelu(soft_fn *s, const mil_op *op, int with)
@@ -777,135 +762,94 @@ static an_status lower_tile(soft_fn *s, const mil_op *op, int with)
 
 /* ---- The table ---------------------------------------------------------------------- */
 
+/* clang-format off */
 /* ORDER OP.  An operation of ops.def without a macro here does not compile. */
-#define BINARY(ew)                           \
-	{                                    \
-		lower_binary, ew, NULL, true \
-	}
-#define FLOAT2(ew)                            \
-	{                                     \
-		lower_binary, ew, NULL, false \
-	}
-#define UNARY(ew)                            \
-	{                                    \
-		lower_unary, ew, NULL, false \
-	}
-#define REDUCE(how)                           \
-	{                                     \
-		lower_reduce, how, NULL, true \
-	}
-#define MOVE(fn)                  \
-	{                         \
-		fn, 0, NULL, true \
-	}
-#define FLOAT(fn)                  \
-	{                          \
-		fn, 0, NULL, false \
-	}
+#define ROW(fn, with, integer) {fn, with, NULL, integer}
+#define BINARY(ew)             ROW(lower_binary, ew, true)
+#define FLOAT_BINARY(ew)       ROW(lower_binary, ew, false)
+#define UNARY(ew)              ROW(lower_unary, ew, true)
+#define FLOAT_UNARY(ew)        ROW(lower_unary, ew, false)
+#define REDUCE(how)            ROW(lower_reduce, how, true)
+#define FLOAT_REDUCE(how)      ROW(lower_reduce, how, false)
+#define MOVE(fn)               ROW(fn, 0, true)
+#define FLOAT(fn)              ROW(fn, 0, false)
+#define NONE(why)              {NULL, 0, why, false}
 
-#define LOWER_CONST                 \
-	{                           \
-		NULL, 0, NULL, true \
-	}
+#define LOWER_CONST NONE("a constant is no work")
 #define LOWER_CONSTEXPR_AFFINE_DEQUANTIZE MOVE(lower_affine_dequantize)
-#define LOWER_ADD                         BINARY(EW_ADD)
-#define LOWER_SUB                         BINARY(EW_SUB)
-#define LOWER_MUL                         BINARY(EW_MUL)
-#define LOWER_REAL_DIV                    FLOAT2(EW_DIV)
-#define LOWER_FLOOR_DIV                   BINARY(EW_FLOOR_DIV)
-#define LOWER_MOD                         BINARY(EW_MOD)
-#define LOWER_POW                         FLOAT2(EW_POW)
-#define LOWER_MAXIMUM                     BINARY(EW_MAX)
-#define LOWER_MINIMUM                     BINARY(EW_MIN)
-#define LOWER_EQUAL                       BINARY(EW_EQ)
-#define LOWER_NOT_EQUAL                   BINARY(EW_NE)
-#define LOWER_LESS                        BINARY(EW_LT)
-#define LOWER_LESS_EQUAL                  BINARY(EW_LE)
-#define LOWER_GREATER                     BINARY(EW_GT)
-#define LOWER_GREATER_EQUAL               BINARY(EW_GE)
-#define LOWER_SELECT                                \
-	{                                           \
-		lower_select, EW_SELECT, NULL, true \
-	}
+#define LOWER_ADD BINARY(EW_ADD)
+#define LOWER_SUB BINARY(EW_SUB)
+#define LOWER_MUL BINARY(EW_MUL)
+#define LOWER_REAL_DIV FLOAT_BINARY(EW_DIV)
+#define LOWER_FLOOR_DIV BINARY(EW_FLOOR_DIV)
+#define LOWER_MOD BINARY(EW_MOD)
+#define LOWER_POW FLOAT_BINARY(EW_POW)
+#define LOWER_MAXIMUM BINARY(EW_MAX)
+#define LOWER_MINIMUM BINARY(EW_MIN)
+#define LOWER_EQUAL BINARY(EW_EQ)
+#define LOWER_NOT_EQUAL BINARY(EW_NE)
+#define LOWER_LESS BINARY(EW_LT)
+#define LOWER_LESS_EQUAL BINARY(EW_LE)
+#define LOWER_GREATER BINARY(EW_GT)
+#define LOWER_GREATER_EQUAL BINARY(EW_GE)
+#define LOWER_SELECT MOVE(lower_select)
 #define LOWER_IDENTITY MOVE(lower_same)
-#define LOWER_CAST     MOVE(lower_cast)
-#define LOWER_ABS                               \
-	{                                       \
-		lower_unary, EW_ABS, NULL, true \
-	}
-#define LOWER_SIGN                               \
-	{                                        \
-		lower_unary, EW_SIGN, NULL, true \
-	}
-#define LOWER_SQUARE                               \
-	{                                          \
-		lower_unary, EW_SQUARE, NULL, true \
-	}
-#define LOWER_SQRT       UNARY(EW_SQRT)
-#define LOWER_RSQRT      UNARY(EW_RSQRT)
-#define LOWER_INVERSE    UNARY(EW_INV)
-#define LOWER_EXP        UNARY(EW_EXP)
-#define LOWER_EXP2       UNARY(EW_EXP2)
-#define LOWER_LOG        UNARY(EW_LOG)
-#define LOWER_SIN        UNARY(EW_SIN)
-#define LOWER_COS        UNARY(EW_COS)
-#define LOWER_ERF        UNARY(EW_ERF)
-#define LOWER_FLOOR      UNARY(EW_FLOOR)
-#define LOWER_CEIL       UNARY(EW_CEIL)
-#define LOWER_ROUND      UNARY(EW_ROUND)
-#define LOWER_CLIP       UNARY(EW_CLIP)
-#define LOWER_RELU       UNARY(EW_RELU)
-#define LOWER_LEAKY_RELU UNARY(EW_LEAKY_RELU)
-#define LOWER_ELU        UNARY(EW_ELU)
-#define LOWER_SIGMOID    UNARY(EW_SIGMOID)
-#define LOWER_TANH       UNARY(EW_TANH)
-#define LOWER_SILU       UNARY(EW_SILU)
-#define LOWER_GELU       FLOAT(lower_gelu)
-#define LOWER_SOFTPLUS   UNARY(EW_SOFTPLUS)
-#define LOWER_SOFTSIGN   UNARY(EW_SOFTSIGN)
-#define LOWER_SOFTMAX    FLOAT(lower_along)
+#define LOWER_CAST MOVE(lower_cast)
+#define LOWER_ABS UNARY(EW_ABS)
+#define LOWER_SIGN UNARY(EW_SIGN)
+#define LOWER_SQUARE UNARY(EW_SQUARE)
+#define LOWER_SQRT FLOAT_UNARY(EW_SQRT)
+#define LOWER_RSQRT FLOAT_UNARY(EW_RSQRT)
+#define LOWER_INVERSE FLOAT_UNARY(EW_INV)
+#define LOWER_EXP FLOAT_UNARY(EW_EXP)
+#define LOWER_EXP2 FLOAT_UNARY(EW_EXP2)
+#define LOWER_LOG FLOAT_UNARY(EW_LOG)
+#define LOWER_SIN FLOAT_UNARY(EW_SIN)
+#define LOWER_COS FLOAT_UNARY(EW_COS)
+#define LOWER_ERF FLOAT_UNARY(EW_ERF)
+#define LOWER_FLOOR FLOAT_UNARY(EW_FLOOR)
+#define LOWER_CEIL FLOAT_UNARY(EW_CEIL)
+#define LOWER_ROUND FLOAT_UNARY(EW_ROUND)
+#define LOWER_CLIP FLOAT_UNARY(EW_CLIP)
+#define LOWER_RELU FLOAT_UNARY(EW_RELU)
+#define LOWER_LEAKY_RELU FLOAT_UNARY(EW_LEAKY_RELU)
+#define LOWER_ELU FLOAT_UNARY(EW_ELU)
+#define LOWER_SIGMOID FLOAT_UNARY(EW_SIGMOID)
+#define LOWER_TANH FLOAT_UNARY(EW_TANH)
+#define LOWER_SILU FLOAT_UNARY(EW_SILU)
+#define LOWER_GELU FLOAT(lower_gelu)
+#define LOWER_SOFTPLUS FLOAT_UNARY(EW_SOFTPLUS)
+#define LOWER_SOFTSIGN FLOAT_UNARY(EW_SOFTSIGN)
+#define LOWER_SOFTMAX FLOAT(lower_along)
 #define LOWER_REDUCE_SUM REDUCE(K_SUM)
-#define LOWER_REDUCE_MEAN                         \
-	{                                         \
-		lower_reduce, K_MEAN, NULL, false \
-	}
-#define LOWER_REDUCE_MAX        REDUCE(K_MAX)
-#define LOWER_REDUCE_MIN        REDUCE(K_MIN)
+#define LOWER_REDUCE_MEAN FLOAT_REDUCE(K_MEAN)
+#define LOWER_REDUCE_MAX REDUCE(K_MAX)
+#define LOWER_REDUCE_MIN REDUCE(K_MIN)
 #define LOWER_REDUCE_SUM_SQUARE REDUCE(K_SUM_SQUARE)
-#define LOWER_REDUCE_L2_NORM                    \
-	{                                       \
-		lower_reduce, K_L2, NULL, false \
-	}
+#define LOWER_REDUCE_L2_NORM FLOAT_REDUCE(K_L2)
 #define LOWER_REDUCE_ARGMAX FLOAT(lower_along)
-#define LOWER_REDUCE_ARGMIN                 \
-	{                                   \
-		lower_along, 1, NULL, false \
-	}
-#define LOWER_TOPK                                                         \
-	{                                                                  \
-		NULL, 0, "topk is not evaluated by this device yet", false \
-	}
-#define LOWER_LAYER_NORM                   FLOAT(lower_layer_norm)
-#define LOWER_MATMUL                       FLOAT(lower_matmul)
-#define LOWER_LINEAR                       FLOAT(lower_matmul)
-#define LOWER_CONV                         FLOAT(lower_conv)
+#define LOWER_REDUCE_ARGMIN ROW(lower_along, 1, false)
+#define LOWER_TOPK NONE("topk is not evaluated by this device yet")
+#define LOWER_LAYER_NORM FLOAT(lower_layer_norm)
+#define LOWER_MATMUL FLOAT(lower_matmul)
+#define LOWER_LINEAR FLOAT(lower_matmul)
+#define LOWER_CONV FLOAT(lower_conv)
 #define LOWER_SCALED_DOT_PRODUCT_ATTENTION FLOAT(lower_sdpa)
-#define LOWER_RESHAPE                      MOVE(lower_same)
-#define LOWER_TRANSPOSE                    MOVE(lower_transpose)
-#define LOWER_EXPAND_DIMS                  MOVE(lower_same)
-#define LOWER_SQUEEZE                      MOVE(lower_same)
-#define LOWER_SLICE_BY_INDEX               MOVE(lower_slice)
-#define LOWER_SLICE_BY_SIZE                MOVE(lower_slice)
-#define LOWER_CONCAT                       MOVE(lower_concat)
-#define LOWER_STACK                         \
-	{                                   \
-		lower_concat, 1, NULL, true \
-	}
-#define LOWER_SPLIT      MOVE(lower_split)
-#define LOWER_PAD        MOVE(lower_pad)
-#define LOWER_TILE       MOVE(lower_tile)
-#define LOWER_QUANTIZE   FLOAT(lower_quantize)
+#define LOWER_RESHAPE MOVE(lower_same)
+#define LOWER_TRANSPOSE MOVE(lower_transpose)
+#define LOWER_EXPAND_DIMS MOVE(lower_same)
+#define LOWER_SQUEEZE MOVE(lower_same)
+#define LOWER_SLICE_BY_INDEX MOVE(lower_slice)
+#define LOWER_SLICE_BY_SIZE MOVE(lower_slice)
+#define LOWER_CONCAT MOVE(lower_concat)
+#define LOWER_STACK ROW(lower_concat, 1, true)
+#define LOWER_SPLIT MOVE(lower_split)
+#define LOWER_PAD MOVE(lower_pad)
+#define LOWER_TILE MOVE(lower_tile)
+#define LOWER_QUANTIZE FLOAT(lower_quantize)
 #define LOWER_DEQUANTIZE MOVE(lower_dequantize)
+
+/* clang-format on */
 
 static const lower_row lower_table[OP_COUNT] = {
 #define OP(id, ...) [OP_##id] = LOWER_##id,
