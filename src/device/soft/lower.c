@@ -3,7 +3,7 @@
  * One row per operation says which function lowers it and with what; an operation without a
  * function is one that this device does not evaluate, and the row says so.  Only what an output
  * depends on is lowered. */
-#include "device/soft/soft.h"
+#include "device/soft/node.h"
 
 #include <math.h>
 
@@ -13,242 +13,6 @@ typedef struct lower_row {
 	const char *none; /* why not, where lower is NULL */
 	bool integer;     /* takes int8..int32 and computes in them */
 } lower_row;
-
-/* ---- Values and nodes ------------------------------------------------------------- */
-
-static const k_type type_by_dtype[AN_DTYPE_COUNT] = {[AN_FP16] = K_F16,          [AN_FP32] = K_F32,
-						     [AN_INT8] = K_I8,           [AN_UINT8] = K_U8,
-						     [AN_INT16] = K_I16,         [AN_UINT16] = K_U16,
-						     [AN_INT32] = K_I32,         [AN_UINT32] = K_U32,
-						     [AN_BOOL] = K_BOOL,         [AN_NO_DTYPE] = K_TYPE_COUNT,
-						     [AN_BF16] = K_BF16,         [AN_INT64] = K_TYPE_COUNT,
-						     [AN_UINT64] = K_TYPE_COUNT, [AN_STRING] = K_TYPE_COUNT};
-
-static bool is_float(k_type t) { return t == K_F16 || t == K_F32; }
-
-/* A value of more elements than any memory holds is refused before sizes are computed with. */
-static const int64_t most_elements = INT64_C(1) << 40;
-
-/* Failures are remembered (s->oom) and reported at the end of an operation; until then value 0,
- * which can be used like any other, stands in. */
-static int add_value(soft_fn *s, k_type type, int rank, const int64_t *dim)
-{
-	int64_t n = 1;
-	for (int i = 0; i < rank; i++)
-		s->too_large |= __builtin_mul_overflow(n, dim[i], &n) || n > most_elements;
-	if (s->too_large || !mem_grow(s->ctx, &s->values, &s->values_cap, s->nvalues, sizeof *s->values)) {
-		s->oom = true;
-		return 0;
-	}
-	soft_value *v = &s->values[s->nvalues];
-	*v = (soft_value){
-	    .type = type, .rank = rank, .def = -1, .root = -1, .at.storage = -1, .wish.storage = -1};
-	for (int i = 0; i < rank; i++)
-		v->dim[i] = dim[i];
-	return (int)s->nvalues++;
-}
-
-static void *literal_bytes(soft_fn *s, const void *bytes, size_t n)
-{
-	void *p = arena_copy(s->tmp, bytes, n);
-	if (!p)
-		s->oom = true;
-	return p;
-}
-
-static int add_literal(soft_fn *s, k_type type, int rank, const int64_t *dim, const void *bytes)
-{
-	int v = add_value(s, type, rank, dim);
-	s->values[v].bytes = bytes;
-	s->values[v].constant = true;
-	return v;
-}
-
-/* A scalar of the given type with the value x, rounded. */
-static int add_number(soft_fn *s, k_type type, double x)
-{
-	union {
-		half h;
-		float f;
-		int8_t i8;
-		uint8_t u8;
-		int16_t i16;
-		uint16_t u16;
-		int32_t i32;
-		uint32_t u32;
-	} u = {0};
-	/* integers saturate at what 32 bits hold; NaN is 0 */
-	int64_t i = x != x ? 0 : x <= INT32_MIN ? INT32_MIN : x >= UINT32_MAX ? UINT32_MAX : (int64_t)x;
-	switch (type) {
-	case K_F16: u.h = half_from_double(x); break;
-	case K_BF16: u.h = bfloat_from_float((float)x); break;
-	case K_F32: u.f = (float)x; break;
-	case K_I8: u.i8 = (int8_t)i; break;
-	case K_U8: u.u8 = (uint8_t)i; break;
-	case K_BOOL: u.u8 = x != 0; break;
-	case K_I16: u.i16 = (int16_t)i; break;
-	case K_U16: u.u16 = (uint16_t)i; break;
-	case K_I32: u.i32 = (int32_t)i; break;
-	case K_U32: u.u32 = (uint32_t)i; break;
-	case K_TYPE_COUNT: break;
-	}
-	return add_literal(s, type, 0, NULL, literal_bytes(s, &u, sizeof u));
-}
-
-/* Appends a node with a new result; returns the result.  The node is s->nodes[s->nnodes - 1]. */
-static int add_node(soft_fn *s, node_kind kind, k_type type, int rank, const int64_t *dim, int nin,
-		    const int *in)
-{
-	int out = add_value(s, type, rank, dim);
-	int *copy = arena_copy(s->tmp, in, (size_t)nin * sizeof *in);
-	if (!copy || s->oom || !mem_grow(s->ctx, &s->nodes, &s->nodes_cap, s->nnodes, sizeof *s->nodes)) {
-		s->oom = true;
-		return 0;
-	}
-	soft_node *n = &s->nodes[s->nnodes];
-	*n = (soft_node){.kind = kind, .op = s->op, .nin = nin, .in = copy, .out = out, .group = -1};
-	bool constant = true;
-	for (int i = 0; i < nin; i++)
-		constant &= s->values[in[i]].constant;
-	s->values[out].constant = constant;
-	s->values[out].def = (int)s->nnodes++;
-	return out;
-}
-
-/* Instructions whose result on fp16 values is an fp16 value, so that rounding it changes nothing. */
-static const bool never_rounds[EW_OP_COUNT] = {
-    [EW_MAX] = true,   [EW_MIN] = true,   [EW_EQ] = true,   [EW_NE] = true,     [EW_LT] = true,
-    [EW_LE] = true,    [EW_GT] = true,    [EW_GE] = true,   [EW_SELECT] = true, [EW_ABS] = true,
-    [EW_NEG] = true,   [EW_SIGN] = true,  [EW_RELU] = true, [EW_FLOOR] = true,  [EW_CEIL] = true,
-    [EW_ROUND] = true, [EW_TRUNC] = true, [EW_CLIP] = true};
-
-/* An elementwise node with a result of the given type and shape, whose instruction has up to
- * three operands (-1: absent) and up to two numbers. */
-static int add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, int a, int b, int c,
-		  float imm, float imm2)
-{
-	int in[3] = {a, b, c}, nin = a < 0 ? 0 : b < 0 ? 1 : c < 0 ? 2 : 3;
-	bool integer = nin > 0 && !is_float(type);
-	for (int i = 0; i < nin; i++)
-		integer &= !is_float(s->values[in[i]].type);
-	int out = add_node(s, NODE_EW, type, rank, dim, nin, in);
-	if (s->oom)
-		return 0;
-	soft_node *n = &s->nodes[s->nnodes - 1];
-	bool cast = op == EW_MOV; /* the program asks for rounding here */
-	n->u.ew.op = (uint8_t)op;
-	n->u.ew.integer = integer;
-	n->u.ew.round16 = type == K_F16 && !never_rounds[op] && (cast || s->profile->round_each);
-	n->u.ew.imm = imm;
-	n->u.ew.imm2 = imm2;
-	return out;
-}
-
-/* The shape of value v with its elementwise function of other operands. */
-static int add_ew_like(soft_fn *s, int op, k_type type, int v, int a, int b)
-{
-	int64_t dim[SOFT_RANK];
-	memcpy(dim, s->values[v].dim, sizeof dim);
-	return add_ew(s, op, type, s->values[v].rank, dim, a, b, -1, 0, 0);
-}
-
-static int add_view(soft_fn *s, int x, int rank, const int64_t *dim, const soft_view *view)
-{
-	int out = add_node(s, NODE_VIEW, s->values[x].type, rank, dim, 1, &x);
-	if (!s->oom)
-		s->nodes[s->nnodes - 1].u.view = *view;
-	return out;
-}
-
-static int add_reshape(soft_fn *s, int x, int rank, const int64_t *dim)
-{
-	const soft_value *v = &s->values[x];
-	if (v->rank == rank && !memcmp(v->dim, dim, (size_t)rank * sizeof *dim))
-		return x;
-	return add_node(s, NODE_RESHAPE, v->type, rank, dim, 1, &x);
-}
-
-/* The whole of x: a starting point for a view that changes some axes. */
-static soft_view whole(int rank)
-{
-	soft_view view = {.begin = {0}};
-	for (int i = 0; i < rank; i++) {
-		view.axis[i] = (int8_t)i;
-		view.step[i] = 1;
-	}
-	return view;
-}
-
-/* The last two axes exchanged. */
-static int add_transposed(soft_fn *s, int x)
-{
-	int r = s->values[x].rank;
-	int64_t dim[SOFT_RANK];
-	memcpy(dim, s->values[x].dim, sizeof dim);
-	soft_view view = whole(r);
-	view.axis[r - 1] = (int8_t)(r - 2);
-	view.axis[r - 2] = (int8_t)(r - 1);
-	dim[r - 1] = s->values[x].dim[r - 2];
-	dim[r - 2] = s->values[x].dim[r - 1];
-	return add_view(s, x, r, dim, &view);
-}
-
-/* x repeated to a shape by NumPy's rules. */
-static int add_broadcast(soft_fn *s, int x, int rank, const int64_t *dim)
-{
-	int r = s->values[x].rank;
-	soft_view view = {.begin = {0}};
-	for (int i = 0; i < rank; i++) {
-		int j = i - (rank - r);
-		view.axis[i] = (int8_t)(j >= 0 && s->values[x].dim[j] == dim[i] ? j : -1);
-		view.step[i] = 1;
-	}
-	return add_view(s, x, rank, dim, &view);
-}
-
-/* Copies x to a part of p that a view of p names. */
-static void add_copy_into(soft_fn *s, int x, int part)
-{
-	int64_t none = 1;
-	add_node(s, NODE_COPY, s->values[x].type, 0, &none, 1, &x);
-	if (s->oom)
-		return;
-	soft_node *n = &s->nodes[s->nnodes - 1];
-	n->out = part;
-	n->u.copy.into = true;
-}
-
-static int add_gemm(soft_fn *s, k_type type, int x, int y)
-{
-	const soft_value *a = &s->values[x], *b = &s->values[y];
-	int rank = MAX(a->rank, b->rank);
-	int64_t dim[SOFT_RANK];
-	for (int i = 0; i < rank - 2; i++) {
-		int i0 = i - (rank - a->rank), i1 = i - (rank - b->rank);
-		dim[i] = MAX(i0 < 0 ? 1 : a->dim[i0], i1 < 0 ? 1 : b->dim[i1]);
-	}
-	dim[rank - 2] = a->dim[a->rank - 2];
-	dim[rank - 1] = b->dim[b->rank - 1];
-	int in[2] = {x, y};
-	return add_node(s, NODE_GEMM, type, rank, dim, 2, in);
-}
-
-static int add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
-{
-	int64_t dim[SOFT_RANK];
-	int rank = s->values[x].rank;
-	for (int i = 0; i < rank; i++)
-		dim[i] = mask >> i & 1 ? 1 : s->values[x].dim[i];
-	bool integer = !is_float(s->values[x].type);
-	int out = add_node(s, NODE_REDUCE, type, rank, dim, 1, &x);
-	if (s->oom)
-		return 0;
-	soft_node *n = &s->nodes[s->nnodes - 1];
-	n->u.reduce.how = how;
-	n->u.reduce.mask = mask;
-	n->u.reduce.integer = integer;
-	return out;
-}
 
 /* ---- From and to MIL --------------------------------------------------------------- */
 
@@ -267,8 +31,8 @@ static int use(soft_fn *s, an_value v)
 	const mil_literal *lit = fn_const(s->f, v);
 	assert(lit);
 	int64_t dim[SOFT_RANK];
-	int x = add_literal(s, type_by_dtype[lit->type.dtype], lit->type.rank, shape_of(&lit->type, dim),
-			    lit->bytes);
+	int x = soft_add_literal(s, soft_type_by_dtype[lit->type.dtype], lit->type.rank,
+				 shape_of(&lit->type, dim), lit->bytes);
 	s->values[x].name = s->f->values[v].name;
 	return s->map[v] = x;
 }
@@ -294,10 +58,10 @@ static an_status result(soft_fn *s, const mil_op *op, int r, int x)
 {
 	const mil_value *v = &s->f->values[op->results[r]];
 	int64_t dim[SOFT_RANK];
-	x = add_reshape(s, x, v->type.rank, shape_of(&v->type, dim));
+	x = soft_add_reshape(s, x, v->type.rank, shape_of(&v->type, dim));
 	if (s->oom)
 		return failure(s);
-	assert(s->values[x].type == type_by_dtype[v->type.dtype]);
+	assert(s->values[x].type == soft_type_by_dtype[v->type.dtype]);
 	if (!s->values[x].name)
 		s->values[x].name = v->name;
 	s->map[op->results[r]] = x;
@@ -322,8 +86,9 @@ static an_status elementwise(soft_fn *s, const mil_op *op, int ew, int a, int b,
 {
 	const an_type *t = result_type(s, op);
 	int64_t dim[SOFT_RANK];
-	return result(s, op, 0,
-		      add_ew(s, ew, type_by_dtype[t->dtype], t->rank, shape_of(t, dim), a, b, c, imm, imm2));
+	return result(
+	    s, op, 0,
+	    soft_add_ew(s, ew, soft_type_by_dtype[t->dtype], t->rank, shape_of(t, dim), a, b, c, imm, imm2));
 }
 
 static an_status lower_binary(soft_fn *s, const mil_op *op, int ew)
@@ -370,12 +135,13 @@ static an_status lower_same(soft_fn *s, const mil_op *op, int with)
 static an_status lower_cast(soft_fn *s, const mil_op *op, int with)
 {
 	int x = use_arg(s, op, "x");
-	k_type from = s->values[x].type, to = type_by_dtype[result_type(s, op)->dtype];
+	k_type from = s->values[x].type, to = soft_type_by_dtype[result_type(s, op)->dtype];
 	if (from == to)
 		return lower_same(s, op, with);
 	if (to == K_BOOL)
-		return elementwise(s, op, EW_NE, x, add_number(s, from, 0), -1, 0, 0);
-	return elementwise(s, op, is_float(from) && !is_float(to) ? EW_TRUNC : EW_MOV, x, -1, -1, 0, 0);
+		return elementwise(s, op, EW_NE, x, soft_add_number(s, from, 0), -1, 0, 0);
+	return elementwise(s, op, soft_is_float(from) && !soft_is_float(to) ? EW_TRUNC : EW_MOV, x, -1, -1, 0,
+			   0);
 }
 
 /* scale or zero_point of a quantised form as a shape that broadcasts to [rank] along axis. */
@@ -386,7 +152,7 @@ static int per_channel(soft_fn *s, int v, int rank, int axis)
 		return v;
 	for (int i = 0; i < rank; i++)
 		dim[i] = i == axis ? s->values[v].dim[0] : 1;
-	return add_reshape(s, v, rank, dim);
+	return soft_add_reshape(s, v, rank, dim);
 }
 
 /* (x - zero_point) * scale: the difference is exact in fp32, the product rounds once. */
@@ -396,7 +162,7 @@ static an_status dequantized(soft_fn *s, const mil_op *op, int x, int scale, int
 	if (axis < 0)
 		axis += rank;
 	if (zero >= 0)
-		x = add_ew_like(s, EW_SUB, K_F32, x, x, per_channel(s, zero, rank, axis));
+		x = soft_add_ew_like(s, EW_SUB, K_F32, x, x, per_channel(s, zero, rank, axis));
 	return elementwise(s, op, EW_MUL, x, per_channel(s, scale, rank, axis), -1, 0, 0);
 }
 
@@ -404,7 +170,8 @@ static int attr_literal(soft_fn *s, const mil_op *op, const char *key)
 {
 	const mil_literal *l = op_attr(op, key);
 	int64_t dim[SOFT_RANK];
-	return add_literal(s, type_by_dtype[l->type.dtype], l->type.rank, shape_of(&l->type, dim), l->bytes);
+	return soft_add_literal(s, soft_type_by_dtype[l->type.dtype], l->type.rank, shape_of(&l->type, dim),
+				l->bytes);
 }
 
 static an_status lower_affine_dequantize(soft_fn *s, const mil_op *op, int with)
@@ -430,10 +197,10 @@ static an_status lower_quantize(soft_fn *s, const mil_op *op, int with)
 	int axis = fn_arg_int(s->f, op, "axis");
 	if (axis < 0)
 		axis += rank;
-	x = add_ew_like(s, EW_DIV, K_F32, x, x, per_channel(s, use_arg(s, op, "scale"), rank, axis));
-	x = add_ew_like(s, EW_ROUND, K_F32, x, x, -1);
+	x = soft_add_ew_like(s, EW_DIV, K_F32, x, x, per_channel(s, use_arg(s, op, "scale"), rank, axis));
+	x = soft_add_ew_like(s, EW_ROUND, K_F32, x, x, -1);
 	if (zero >= 0)
-		x = add_ew_like(s, EW_ADD, K_F32, x, x, per_channel(s, zero, rank, axis));
+		x = soft_add_ew_like(s, EW_ADD, K_F32, x, x, per_channel(s, zero, rank, axis));
 	return elementwise(s, op, EW_TRUNC, x, -1, -1, 0, 0);
 }
 
@@ -445,7 +212,7 @@ static an_status lower_reduce(soft_fn *s, const mil_op *op, int how)
 	bool keep; /* MIL's result type already says it */
 	TRY(op_reduce_axes(s->f, op, &mask, &keep));
 	int x = use_arg(s, op, "x");
-	return result(s, op, 0, add_reduce(s, (k_reduction)how, s->values[x].type, x, mask));
+	return result(s, op, 0, soft_add_reduce(s, (k_reduction)how, s->values[x].type, x, mask));
 }
 
 /* softmax, and the index of the largest (with = 0) or smallest (with = 1) */
@@ -459,8 +226,8 @@ static an_status lower_along(soft_fn *s, const mil_op *op, int with)
 		axis += rank;
 	if (arg)
 		dim[axis] = 1;
-	int y = add_node(s, arg ? NODE_ARG : NODE_SOFTMAX, type_by_dtype[result_type(s, op)->dtype], rank,
-			 dim, 1, &x);
+	int y = soft_add_node(s, arg ? NODE_ARG : NODE_SOFTMAX, soft_type_by_dtype[result_type(s, op)->dtype],
+			      rank, dim, 1, &x);
 	if (!s->oom) {
 		s->nodes[s->nnodes - 1].u.along.axis = axis;
 		s->nodes[s->nnodes - 1].u.along.min = with;
@@ -475,7 +242,7 @@ static int along_axes(soft_fn *s, int v, int x, uint32_t mask)
 	int rank = s->values[x].rank;
 	for (int i = 0; i < rank; i++)
 		dim[i] = mask >> i & 1 ? s->values[x].dim[i] : 1;
-	return add_reshape(s, v, rank, dim);
+	return soft_add_reshape(s, v, rank, dim);
 }
 
 /* fp32 inside: mean, then the mean square of what is left, then one rounding. */
@@ -486,19 +253,20 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 	bool keep;
 	TRY(op_reduce_axes(s->f, op, &mask, &keep));
 	int x = use_arg(s, op, "x"), gamma = use_arg(s, op, "gamma"), beta = use_arg(s, op, "beta");
-	int mean = add_reduce(s, K_MEAN, K_F32, x, mask);
-	int centred = add_ew_like(s, EW_SUB, K_F32, x, x, mean);
-	int variance = add_reduce(s, K_MEAN, K_F32, add_ew_like(s, EW_SQUARE, K_F32, x, centred, -1), mask);
+	int mean = soft_add_reduce(s, K_MEAN, K_F32, x, mask);
+	int centred = soft_add_ew_like(s, EW_SUB, K_F32, x, x, mean);
+	int variance =
+	    soft_add_reduce(s, K_MEAN, K_F32, soft_add_ew_like(s, EW_SQUARE, K_F32, x, centred, -1), mask);
 	int64_t dim[SOFT_RANK];
 	memcpy(dim, s->values[variance].dim, sizeof dim);
-	int scale =
-	    add_ew(s, EW_RSQRT, K_F32, s->values[x].rank, dim, variance, -1, -1, number(s, op, "epsilon"), 0);
+	int scale = soft_add_ew(s, EW_RSQRT, K_F32, s->values[x].rank, dim, variance, -1, -1,
+				number(s, op, "epsilon"), 0);
 	k_type type = s->values[x].type;
-	int y = add_ew_like(s, EW_MUL, gamma < 0 && beta < 0 ? type : K_F32, x, centred, scale);
+	int y = soft_add_ew_like(s, EW_MUL, gamma < 0 && beta < 0 ? type : K_F32, x, centred, scale);
 	if (gamma >= 0)
-		y = add_ew_like(s, EW_MUL, beta < 0 ? type : K_F32, x, y, along_axes(s, gamma, x, mask));
+		y = soft_add_ew_like(s, EW_MUL, beta < 0 ? type : K_F32, x, y, along_axes(s, gamma, x, mask));
 	if (beta >= 0)
-		y = add_ew_like(s, EW_ADD, type, x, y, along_axes(s, beta, x, mask));
+		y = soft_add_ew_like(s, EW_ADD, type, x, y, along_axes(s, beta, x, mask));
 	return result(s, op, 0, y);
 }
 
@@ -507,8 +275,8 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 /* x y + bias with one rounding: with a bias, the product stays in fp32 until it is added. */
 static int with_bias(soft_fn *s, k_type type, int x, int y, int bias)
 {
-	int z = add_gemm(s, bias < 0 ? type : K_F32, x, y);
-	return bias < 0 ? z : add_ew_like(s, EW_ADD, type, z, z, bias);
+	int z = soft_add_gemm(s, bias < 0 ? type : K_F32, x, y);
+	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
 }
 
 static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
@@ -518,13 +286,13 @@ static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
 	TRY(op_matmul_spec(s->f, op, &m));
 	int x = use(s, m.x), y = use(s, m.y);
 	if (s->values[x].rank == 1)
-		x = add_reshape(s, x, 2, (int64_t[]){1, m.k});
+		x = soft_add_reshape(s, x, 2, (int64_t[]){1, m.k});
 	else if (m.tx)
-		x = add_transposed(s, x);
+		x = soft_add_transposed(s, x);
 	if (s->values[y].rank == 1)
-		y = add_reshape(s, y, 2, (int64_t[]){m.k, 1});
+		y = soft_add_reshape(s, y, 2, (int64_t[]){m.k, 1});
 	else if (m.ty)
-		y = add_transposed(s, y);
+		y = soft_add_transposed(s, y);
 	int bias = m.bias == AN_NO_VALUE ? -1 : use(s, m.bias);
 	return result(s, op, 0, with_bias(s, s->values[x].type, x, y, bias));
 }
@@ -535,18 +303,18 @@ static int add_bordered(soft_fn *s, int x, const int64_t *before, const int64_t 
 {
 	int rank = s->values[x].rank;
 	int64_t dim[SOFT_RANK], inner[SOFT_RANK];
-	soft_view view = whole(rank);
+	soft_view view = soft_whole(rank);
 	memcpy(inner, s->values[x].dim, sizeof inner);
 	for (int i = 0; i < rank; i++) {
 		dim[i] = before[i] + inner[i] + after[i];
 		view.begin[i] = before[i];
 	}
-	int border = fill >= 0 ? fill : add_number(s, s->values[x].type, 0);
-	int repeated = add_broadcast(s, border, rank, dim);
-	int p = add_node(s, NODE_COPY, s->values[x].type, rank, dim, 1, &repeated);
+	int border = fill >= 0 ? fill : soft_add_number(s, s->values[x].type, 0);
+	int repeated = soft_add_broadcast(s, border, rank, dim);
+	int p = soft_add_node(s, NODE_COPY, s->values[x].type, rank, dim, 1, &repeated);
 	/* p is written again below, so it is known early only if x is */
 	s->values[p].constant = s->values[x].constant;
-	add_copy_into(s, x, add_view(s, p, rank, inner, &view));
+	soft_add_copy_into(s, x, soft_add_view(s, p, rank, inner, &view));
 	return p;
 }
 
@@ -560,18 +328,18 @@ static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
 	TRY(op_conv_spec(s->f, op, &c));
 	int x = use(s, c.x), w = use(s, c.weight), bias = c.bias == AN_NO_VALUE ? -1 : use(s, c.bias);
 	k_type type = s->values[x].type;
-	x = add_reshape(s, x, 4, (int64_t[]){c.batch, c.in_ch, c.h, c.w});
+	x = soft_add_reshape(s, x, 4, (int64_t[]){c.batch, c.in_ch, c.h, c.w});
 	if (c.pad[0] || c.pad[1] || c.pad[2] || c.pad[3])
 		x = add_bordered(s, x, (int64_t[]){0, 0, c.pad[0], c.pad[2]},
 				 (int64_t[]){0, 0, c.pad[1], c.pad[3]}, -1);
 	const soft_view windows = {.axis = {0, 1, 2, 3, 2, 3},
 				   .step = {1, 1, c.dilation[0], c.dilation[1], c.stride[0], c.stride[1]}};
-	x = add_view(s, x, 6, (int64_t[]){c.batch, c.in_ch, c.kh, c.kw, c.oh, c.ow}, &windows);
+	x = soft_add_view(s, x, 6, (int64_t[]){c.batch, c.in_ch, c.kh, c.kw, c.oh, c.ow}, &windows);
 	int64_t g = c.groups, k = (int64_t)(c.in_ch / c.groups) * c.kh * c.kw, m = c.out_ch / c.groups;
-	x = add_reshape(s, x, 4, (int64_t[]){c.batch, g, k, (int64_t)c.oh * c.ow});
-	w = add_reshape(s, w, 4, (int64_t[]){1, g, m, k});
+	x = soft_add_reshape(s, x, 4, (int64_t[]){c.batch, g, k, (int64_t)c.oh * c.ow});
+	w = soft_add_reshape(s, w, 4, (int64_t[]){1, g, m, k});
 	if (bias >= 0)
-		bias = add_reshape(s, bias, 4, (int64_t[]){1, g, m, 1});
+		bias = soft_add_reshape(s, bias, 4, (int64_t[]){1, g, m, 1});
 	return result(s, op, 0, with_bias(s, type, w, x, bias));
 }
 
@@ -583,23 +351,24 @@ static an_status lower_sdpa(soft_fn *s, const mil_op *op, int with)
 	int mask = use_arg(s, op, "attn_mask"), rank = s->values[q].rank;
 	k_type type = s->values[q].type;
 	double embedding = (double)s->values[q].dim[rank - 1];
-	int z = add_gemm(s, K_F32, q, add_transposed(s, k));
+	int z = soft_add_gemm(s, K_F32, q, soft_add_transposed(s, k));
 	int64_t dim[SOFT_RANK];
 	memcpy(dim, s->values[z].dim, sizeof dim);
-	z = add_ew_like(s, EW_MUL, K_F32, z, z, add_number(s, K_F32, 1 / sqrt(embedding)));
+	z = soft_add_ew_like(s, EW_MUL, K_F32, z, z, soft_add_number(s, K_F32, 1 / sqrt(embedding)));
 	if (mask >= 0 && s->values[mask].type == K_BOOL)
-		z = add_ew(s, EW_SELECT, K_F32, rank, dim, mask, z, add_number(s, K_F32, -INFINITY), 0, 0);
+		z = soft_add_ew(s, EW_SELECT, K_F32, rank, dim, mask, z, soft_add_number(s, K_F32, -INFINITY),
+				0, 0);
 	else if (mask >= 0)
-		z = add_ew_like(s, EW_ADD, K_F32, z, z, mask);
-	int p = add_node(s, NODE_SOFTMAX, K_F32, rank, dim, 1, &z);
+		z = soft_add_ew_like(s, EW_ADD, K_F32, z, z, mask);
+	int p = soft_add_node(s, NODE_SOFTMAX, K_F32, rank, dim, 1, &z);
 	if (!s->oom)
 		s->nodes[s->nnodes - 1].u.along.axis = rank - 1;
 	if (type == K_F16) { /* both operands of a product have one type */
 		int64_t shape[SOFT_RANK];
 		memcpy(shape, s->values[v].dim, sizeof shape);
-		v = add_ew(s, EW_MOV, K_F32, rank, shape, v, -1, -1, 0, 0);
+		v = soft_add_ew(s, EW_MOV, K_F32, rank, shape, v, -1, -1, 0, 0);
 	}
-	return result(s, op, 0, add_gemm(s, type, p, v));
+	return result(s, op, 0, soft_add_gemm(s, type, p, v));
 }
 
 /* ---- Moving elements ---------------------------------------------------------------- */
@@ -610,13 +379,13 @@ static an_status lower_transpose(soft_fn *s, const mil_op *op, int with)
 	int x = use_arg(s, op, "x"), rank = s->values[x].rank;
 	int32_t perm[AN_MAX_RANK];
 	fn_arg_ints(s->f, op, "perm", perm, AN_MAX_RANK);
-	soft_view view = whole(rank);
+	soft_view view = soft_whole(rank);
 	int64_t dim[SOFT_RANK];
 	for (int i = 0; i < rank; i++) {
 		view.axis[i] = (int8_t)(perm[i] < 0 ? perm[i] + rank : perm[i]);
 		dim[i] = s->values[x].dim[view.axis[i]];
 	}
-	return result(s, op, 0, add_view(s, x, rank, dim, &view));
+	return result(s, op, 0, soft_add_view(s, x, rank, dim, &view));
 }
 
 static an_status lower_slice(soft_fn *s, const mil_op *op, int with)
@@ -625,14 +394,14 @@ static an_status lower_slice(soft_fn *s, const mil_op *op, int with)
 	slice_spec spec;
 	TRY(op_slice_spec(s->f, op, &spec));
 	int x = use_arg(s, op, "x"), rank = s->values[x].rank;
-	soft_view view = whole(rank);
+	soft_view view = soft_whole(rank);
 	int64_t dim[SOFT_RANK];
 	for (int i = 0; i < rank; i++) {
 		view.begin[i] = spec.begin[i];
 		view.step[i] = spec.step[i];
 		dim[i] = spec.count[i];
 	}
-	return result(s, op, 0, add_view(s, x, rank, dim, &view)); /* squeezes through its type */
+	return result(s, op, 0, soft_add_view(s, x, rank, dim, &view)); /* squeezes through its type */
 }
 
 static an_status lower_split(soft_fn *s, const mil_op *op, int with)
@@ -641,11 +410,11 @@ static an_status lower_split(soft_fn *s, const mil_op *op, int with)
 	int x = use_arg(s, op, "x"), rank = s->values[x].rank, axis = fn_arg_int(s->f, op, "axis");
 	if (axis < 0)
 		axis += rank;
-	soft_view view = whole(rank);
+	soft_view view = soft_whole(rank);
 	for (int i = 0; i < op->nresults; i++) {
 		const an_type *t = &s->f->values[op->results[i]].type;
 		int64_t dim[SOFT_RANK];
-		TRY(result(s, op, i, add_view(s, x, rank, shape_of(t, dim), &view)));
+		TRY(result(s, op, i, soft_add_view(s, x, rank, shape_of(t, dim), &view)));
 		view.begin[axis] += t->dim[axis];
 	}
 	return AN_OK;
@@ -667,10 +436,10 @@ static an_status lower_concat(soft_fn *s, const mil_op *op, int stack)
 		part[i] = use(s, values->v[i]);
 		if (stack) {
 			shape_of(t, dim)[axis] = 1;
-			part[i] = add_reshape(s, part[i], t->rank, dim);
+			part[i] = soft_add_reshape(s, part[i], t->rank, dim);
 		}
 	}
-	int y = add_node(s, NODE_CONCAT, s->values[part[0]].type, t->rank, shape_of(t, dim), n, part);
+	int y = soft_add_node(s, NODE_CONCAT, s->values[part[0]].type, t->rank, shape_of(t, dim), n, part);
 	if (!s->oom) {
 		s->nodes[s->nnodes - 1].u.concat.axis = axis;
 		s->nodes[s->nnodes - 1].u.concat.interleave = !stack && fn_arg_bool(s->f, op, "interleave");
@@ -684,7 +453,7 @@ static void add_border(soft_fn *s, int p, int axis, const int64_t *before, const
 		       int64_t n, int64_t from, int64_t step)
 {
 	int rank = s->values[p].rank;
-	soft_view to = whole(rank), of = whole(rank);
+	soft_view to = soft_whole(rank), of = soft_whole(rank);
 	int64_t dim[SOFT_RANK];
 	if (n == 0)
 		return;
@@ -698,8 +467,8 @@ static void add_border(soft_fn *s, int p, int axis, const int64_t *before, const
 	of.step[axis] = step;
 	if (step == 0)
 		of.axis[axis] = -1;
-	int source = add_view(s, p, rank, dim, &of);
-	add_copy_into(s, source, add_view(s, p, rank, dim, &to));
+	int source = soft_add_view(s, p, rank, dim, &of);
+	soft_add_copy_into(s, source, soft_add_view(s, p, rank, dim, &to));
 }
 
 static an_status lower_pad(soft_fn *s, const mil_op *op, int with)
@@ -716,7 +485,7 @@ static an_status lower_pad(soft_fn *s, const mil_op *op, int with)
 	}
 	memcpy(inner, s->values[x].dim, sizeof inner);
 	int p = add_bordered(s, x, before, after,
-			     add_number(s, s->values[x].type, fn_arg_float(s->f, op, "constant_val")));
+			     soft_add_number(s, s->values[x].type, fn_arg_float(s->f, op, "constant_val")));
 	if (mode && strcmp(mode, "constant"))
 		for (int i = 0; i < rank; i++) {
 			int64_t first = before[i], last = before[i] + inner[i] - 1;
@@ -755,7 +524,7 @@ static an_status lower_tile(soft_fn *s, const mil_op *op, int with)
 		int64_t tiled[SOFT_RANK];
 		memcpy(tiled, s->values[x].dim, sizeof tiled);
 		tiled[axis] *= reps[axis];
-		x = add_reshape(s, add_view(s, x, rank + 1, dim, &view), rank, tiled);
+		x = soft_add_reshape(s, soft_add_view(s, x, rank + 1, dim, &view), rank, tiled);
 	}
 	return result(s, op, 0, x);
 }
@@ -881,7 +650,7 @@ bool soft_supports(an_device *d, const an_function *f, const mil_op *op, const c
 			continue; /* read while compiling */
 		for (uint32_t i = 0; i < op->arg[p].n; i++) {
 			an_dtype t = (an_dtype)f->values[op->arg[p].v[i]].type.dtype;
-			if (type_by_dtype[t] == K_TYPE_COUNT || t == AN_BF16) {
+			if (soft_type_by_dtype[t] == K_TYPE_COUNT || t == AN_BF16) {
 				*rule = "values are fp16, fp32, bool or integers of 8 to 32 bits";
 				return false;
 			}
@@ -929,19 +698,19 @@ an_status soft_lower(soft_fn *s)
 		return fail_memory(s->ctx, 0);
 	for (size_t i = 0; i < f->nvalues; i++)
 		s->map[i] = -1;
-	add_value(s, K_F32, AN_MAX_RANK, (int64_t[]){1, 1, 1, 1, 1}); /* stands in when memory is out */
+	soft_add_value(s, K_F32, AN_MAX_RANK, (int64_t[]){1, 1, 1, 1, 1}); /* stands in when memory is out */
 	if (s->oom)
 		return fail_memory(s->ctx, 0);
 	for (size_t i = 0; i < f->ninputs; i++) {
 		const mil_value *in = &f->values[f->inputs[i]];
 		int64_t dim[SOFT_RANK];
-		k_type type = type_by_dtype[in->type.dtype];
+		k_type type = soft_type_by_dtype[in->type.dtype];
 		if (type == K_TYPE_COUNT)
 			return fail(
 			    s->ctx, AN_DEVICE,
 			    "input \"%s\" is %s: values are fp16, fp32, bool or integers of 8 to 32 bits",
 			    in->name, an_dtype_name((an_dtype)in->type.dtype));
-		int v = add_value(s, type, in->type.rank, shape_of(&in->type, dim));
+		int v = soft_add_value(s, type, in->type.rank, shape_of(&in->type, dim));
 		if (s->too_large)
 			return fail(s->ctx, AN_DEVICE, "input \"%s\" has more than 2^40 elements", in->name);
 		s->values[v].name = in->name;

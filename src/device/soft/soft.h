@@ -2,6 +2,7 @@
  *
  *   lower.c  MIL operations -> nodes, each of which one kernel can run; composite operations
  *            fall apart into several, views stay views
+ *   node.c   the vocabulary of nodes
  *   place.c  every value gets its place in memory; views are expressed by strides, what is
  *            concatenated or returned is computed where it belongs, the rest is copied
  *   fuse.c   chains of elementwise nodes, and the reductions they end in, become one group
