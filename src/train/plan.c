@@ -333,11 +333,12 @@ static an_status add_update(an_trainer *t)
 
 static an_status add_segments(an_trainer *t)
 {
-	t->nsegments = an_model_segments(t->model);
-	t->segments = arena_array(&t->arena, (size_t)t->nsegments, sizeof *t->segments);
-	t->kinds = arena_array(&t->arena, (size_t)t->nsegments, sizeof *t->kinds);
+	int n = an_model_segments(t->model);
+	t->segments = arena_array(&t->arena, (size_t)n, sizeof *t->segments);
+	t->kinds = arena_array(&t->arena, (size_t)n, sizeof *t->kinds);
 	if (!t->segments || !t->kinds)
 		return fail_memory(t->ctx, 0);
+	t->nsegments = n;
 	for (int i = 0; i < t->nsegments; i++) {
 		const an_segment *s = an_model_segment(t->model, i);
 		int k = 0;
