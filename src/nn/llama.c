@@ -214,6 +214,9 @@ an_status an_llama_new(an_ctx *ctx, const an_llama_config *config, an_model **ou
 
 /* ---- Building blocks --------------------------------------------------------------- */
 
+/* Calls that append operations are not nested side by side: C leaves the order of arguments
+ * open, and a program should not depend on who compiled its builder. */
+
 /* The dimensions as arguments: RESHAPE(b, x, 1, c, 1, s). */
 #define RESHAPE(b, x, ...)   an_reshape(b, x, LENGTH(((int32_t[]){__VA_ARGS__})), (int32_t[]){__VA_ARGS__})
 #define TRANSPOSE(b, x, ...) an_transpose(b, x, LENGTH(((int32_t[]){__VA_ARGS__})), (int32_t[]){__VA_ARGS__})
@@ -238,8 +241,8 @@ static an_value rms_norm(an_builder *b, const an_llama_config *c, an_value x, an
 	double a = c->dim * s * s;
 	an_value u = an_scale(b, x, s);
 	an_value q = an_reduce(b, "reduce_sum", an_mul(b, u, u), 1, true);
-	an_value r = an_binary(b, "pow", an_add(b, q, an_scalar(b, AN_FP16, a * c->norm_eps)),
-			       an_scalar(b, AN_FP16, -0.5));
+	an_value shifted = an_add(b, q, an_scalar(b, AN_FP16, a * c->norm_eps));
+	an_value r = an_binary(b, "pow", shifted, an_scalar(b, AN_FP16, -0.5));
 	an_value n = an_mul(b, x, an_scale(b, r, sqrt(a)));
 	return RESHAPE(b, an_mul(b, n, RESHAPE(b, w, 1, c->dim, 1, 1)), c->dim, tokens);
 }
@@ -270,8 +273,8 @@ static an_value rope(an_builder *b, const an_llama_config *c, an_value x, an_val
 {
 	int32_t half_dim = c->head_dim / 2;
 	an_value x1 = an_slice(b, x, axis, 0, half_dim), x2 = an_slice(b, x, axis, half_dim, half_dim);
-	an_value y1 = an_sub(b, an_mul(b, x1, cosine), an_mul(b, x2, sine));
-	an_value y2 = an_add(b, an_mul(b, x2, cosine), an_mul(b, x1, sine));
+	an_value c1 = an_mul(b, x1, cosine), s2 = an_mul(b, x2, sine), y1 = an_sub(b, c1, s2);
+	an_value c2 = an_mul(b, x2, cosine), s1 = an_mul(b, x1, sine), y2 = an_add(b, c2, s1);
 	return an_concat(b, (an_value[]){y1, y2}, 2, axis);
 }
 
@@ -304,11 +307,10 @@ static qkv project(an_builder *b, const an_llama_config *c, an_value x, const an
 	an_value v = an_name(b, an_matmul(b, w[3], h, false, false), "v");
 	q = rope(b, c, split_heads(b, c, q, groups, batch, tokens), cosine, sine, axis);
 	k = rope(b, c, split_heads(b, c, k, 1, batch, tokens), cosine, sine, axis);
-	return (qkv){
-	    .q = an_name(b, an_scale(b, q, 1 / sqrt(c->head_dim)), "q_turned"),
-	    .k = an_name(b, k, "k_turned"),
-	    .v = split_heads(b, c, v, 1, batch, tokens),
-	};
+	q = an_name(b, an_scale(b, q, 1 / sqrt(c->head_dim)), "q_turned");
+	k = an_name(b, k, "k_turned");
+	v = split_heads(b, c, v, 1, batch, tokens);
+	return (qkv){q, k, v};
 }
 
 /* x + wo o for the heads' results o. */
@@ -426,7 +428,8 @@ static void build_decode(an_builder *b, const an_model *m, int32_t width, int32_
 	an_value s_new = an_add(b, an_matmul(b, h.q, h.k, true, false), mask);        /* [K, G, W, W] */
 	an_value probs = an_softmax(b, an_concat(b, (an_value[]){s_old, s_new}, 2, 3), -1);
 	an_value p_old = an_slice(b, probs, 3, 0, context), p_new = an_slice(b, probs, 3, context, width);
-	an_value o = an_add(b, an_matmul(b, v_old, p_old, true, true), an_matmul(b, h.v, p_new, false, true));
+	an_value o_old = an_matmul(b, v_old, p_old, true, true);
+	an_value o = an_add(b, o_old, an_matmul(b, h.v, p_new, false, true));
 	x = project_back(b, c, x, w[4], o, 1, width);
 	an_output(b, an_name(b, feed_forward(b, c, x, w + 5, width), "y"));
 
