@@ -72,20 +72,20 @@ enum { PEAK_LOOPS = 200000, PEAK_CHAINS = 12 };
 
 /* Independent chains of multiply-adds that never leave the registers. */
 #define FMA(reg, i) "vfmadd231ps %%" reg "14, %%" reg "15, %%" reg #i "\n"
-#define PEAK(name, isa, reg)                                                                                 \
-	__attribute__((target(isa))) static void name(void *arg, int64_t item, int worker)                   \
-	{                                                                                                    \
-		const float x = 1e-3f;                                                                       \
-		long n = PEAK_LOOPS;                                                                         \
-		(void)arg, (void)item, (void)worker;                                                         \
-		__asm__ volatile("vbroadcastss %1, %%" reg "14\n vbroadcastss %1, %%" reg "15\n"             \
-		                 "1:\n" FMA(reg, 0) FMA(reg, 1) FMA(reg, 2) FMA(reg, 3) FMA(reg, 4) FMA(reg, 5)        \
-		                         FMA(reg, 6) FMA(reg, 7) FMA(reg, 8) FMA(reg, 9) FMA(reg, 10) FMA(reg, 11)    \
-		                 "dec %0\n jnz 1b\n vzeroupper"                                              \
-		                 : "+r"(n)                                                                   \
-		                 : "m"(x)                                                                    \
-		                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",      \
-		                   "xmm10", "xmm11", "xmm14", "xmm15", "cc");                                \
+#define PEAK(name, isa, reg)                                                                               \
+	__attribute__((target(isa))) static void name(void *arg, int64_t item, int worker)                 \
+	{                                                                                                  \
+		const float x = 1e-3f;                                                                     \
+		long n = PEAK_LOOPS;                                                                       \
+		(void)arg, (void)item, (void)worker;                                                       \
+		__asm__ volatile("vbroadcastss %1, %%" reg "14\n vbroadcastss %1, %%" reg "15\n"           \
+				 "1:\n" FMA(reg, 0) FMA(reg, 1) FMA(reg, 2) FMA(reg, 3) FMA(reg, 4)        \
+				     FMA(reg, 5) FMA(reg, 6) FMA(reg, 7) FMA(reg, 8) FMA(reg, 9)           \
+					 FMA(reg, 10) FMA(reg, 11) "dec %0\n jnz 1b\n vzeroupper"          \
+				 : "+r"(n)                                                                 \
+				 : "m"(x)                                                                  \
+				 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+				   "xmm9", "xmm10", "xmm11", "xmm14", "xmm15", "cc");                      \
 	}
 PEAK(peak_avx512, "avx512f", "zmm")
 PEAK(peak_avx2, "avx2,fma", "ymm")
@@ -143,8 +143,8 @@ static float *random_floats(int64_t n, uint64_t seed)
 /* C [m,n] = A [m,k] B [k,n], where weights are stored [out][in] and activations [channel][token]:
  * the forward product reads both along rows, the gradient of the input reads the weight
  * transposed, the weight's own reads the activations transposed and adds to fp32. */
-static double ours(pool *p, uint32_t isa, k_precision precision, layout l, int64_t batches, int64_t m, int64_t n, int64_t k,
-                   k_type type, int runs, const char **name)
+static double ours(pool *p, uint32_t isa, k_precision precision, layout l, int64_t batches, int64_t m,
+		   int64_t n, int64_t k, k_type type, int runs, const char **name)
 {
 	float *fa = random_floats(batches * m * k, 1), *fb = random_floats(batches * k * n, 2);
 	half *ha = malloc((size_t)(batches * m * k) * 2), *hb = malloc((size_t)(batches * k * n) * 2);
@@ -156,11 +156,16 @@ static double ours(pool *p, uint32_t isa, k_precision precision, layout l, int64
 		k_f32_to_f16(p, isa, hb, fb, batches * k * n);
 		bool turn_a = l == INPUT_GRADIENT, turn_b = l == WEIGHT_GRADIENT;
 		q.g = (k_gemm_args){
-		        .m = m, .n = n, .k = k, .nbatch = 1, .batch = {batches}, .precision = precision,
-		        .accumulate = l == WEIGHT_GRADIENT,
-		        .a = {type == K_F16 ? (void *)ha : fa, type, turn_a ? 1 : k, turn_a ? m : 1, {m * k}},
-		        .b = {type == K_F16 ? (void *)hb : fb, type, turn_b ? 1 : n, turn_b ? k : 1, {k * n}},
-		        .c = {c, l == WEIGHT_GRADIENT || type == K_F32 ? K_F32 : K_F16, n, 1, {m * n}}};
+		    .m = m,
+		    .n = n,
+		    .k = k,
+		    .nbatch = 1,
+		    .batch = {batches},
+		    .precision = precision,
+		    .accumulate = l == WEIGHT_GRADIENT,
+		    .a = {type == K_F16 ? (void *)ha : fa, type, turn_a ? 1 : k, turn_a ? m : 1, {m * k}},
+		    .b = {type == K_F16 ? (void *)hb : fb, type, turn_b ? 1 : n, turn_b ? k : 1, {k * n}},
+		    .c = {c, l == WEIGHT_GRADIENT || type == K_F32 ? K_F32 : K_F16, n, 1, {m * n}}};
 		q.row = k_gemm_select(&q.g, isa);
 		*name = k_gemm_name(q.row);
 		q.scratch = malloc(k_gemm_scratch(q.row, &q.g, pool_threads(p)));
@@ -193,12 +198,13 @@ static void dnnl_call(void *arg)
 }
 
 /* Row-major A and B in `type`, C in fp32; 0: not supported. */
-static double onednn(dnnl_data_type_t type, layout l, int64_t batches, int64_t m, int64_t n, int64_t k, int runs)
+static double onednn(dnnl_data_type_t type, layout l, int64_t batches, int64_t m, int64_t n, int64_t k,
+		     int runs)
 {
 	static dnnl_engine_t engine;
 	static dnnl_stream_t stream;
 	if (!engine && (dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success ||
-	                dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) != dnnl_success))
+			dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) != dnnl_success))
 		return 0;
 	int64_t size[3] = {batches * m * k, batches * k * n, batches * m * n};
 	dnnl_dims_t dims[3] = {{batches, m, k}, {batches, k, n}, {batches, m, n}};
@@ -254,11 +260,20 @@ static const struct shape {
 	layout l;
 	int64_t batches, m, n, k;
 } shapes[] = {
-        {FORWARD, 1, 768, 256, 768},          {FORWARD, 1, 2048, 256, 768},        {FORWARD, 1, 768, 256, 2048},
-        {FORWARD, 1, 768, 2048, 768},         {FORWARD, 1, 288, 1024, 288},        {FORWARD, 1, 4096, 1024, 288},
-        {INPUT_GRADIENT, 1, 768, 256, 2048},  {INPUT_GRADIENT, 1, 288, 1024, 768}, {WEIGHT_GRADIENT, 1, 2048, 768, 256},
-        {WEIGHT_GRADIENT, 1, 768, 288, 1024}, {FORWARD, 48, 256, 256, 64},         {FORWARD, 48, 64, 256, 256},
-        {FORWARD, 1, 768, 1, 768},            {FORWARD, 1, 32000, 1, 768},
+    {FORWARD, 1, 768, 256, 768},
+    {FORWARD, 1, 2048, 256, 768},
+    {FORWARD, 1, 768, 256, 2048},
+    {FORWARD, 1, 768, 2048, 768},
+    {FORWARD, 1, 288, 1024, 288},
+    {FORWARD, 1, 4096, 1024, 288},
+    {INPUT_GRADIENT, 1, 768, 256, 2048},
+    {INPUT_GRADIENT, 1, 288, 1024, 768},
+    {WEIGHT_GRADIENT, 1, 2048, 768, 256},
+    {WEIGHT_GRADIENT, 1, 768, 288, 1024},
+    {FORWARD, 48, 256, 256, 64},
+    {FORWARD, 48, 64, 256, 256},
+    {FORWARD, 1, 768, 1, 768},
+    {FORWARD, 1, 32000, 1, 768},
 };
 
 typedef struct options {
@@ -293,20 +308,23 @@ typedef struct rate {
 	double gflops;
 } rate;
 
-static void print_shape(const options *o, const struct shape *s, const rate *r, int n, double peak, const char *exact,
-                        const char *fast, bool last)
+static void print_shape(const options *o, const struct shape *s, const rate *r, int n, double peak,
+			const char *exact, const char *fast, bool last)
 {
 	if (o->json) {
-		printf("  {\"product\": \"%s\", \"batches\": %lld, \"m\": %lld, \"n\": %lld, \"k\": %lld", layout_name[s->l],
-		       (long long)s->batches, (long long)s->m, (long long)s->n, (long long)s->k);
+		printf("  {\"product\": \"%s\", \"batches\": %lld, \"m\": %lld, \"n\": %lld, \"k\": %lld",
+		       layout_name[s->l], (long long)s->batches, (long long)s->m, (long long)s->n,
+		       (long long)s->k);
 		for (int i = 0; i < n; i++)
 			printf(", \"%s\": %.1f", r[i].name, r[i].gflops);
-		printf(", \"exact_kernel\": \"%s\", \"fast_kernel\": \"%s\"}%s\n", exact, fast, last ? "" : ",");
+		printf(", \"exact_kernel\": \"%s\", \"fast_kernel\": \"%s\"}%s\n", exact, fast,
+		       last ? "" : ",");
 		return;
 	}
 	char text[64];
-	snprintf(text, sizeof text, "%s%.0lld%s%lldx%lldx%lld", "", s->batches > 1 ? (long long)s->batches : 0LL,
-	         s->batches > 1 ? " x " : "", (long long)s->m, (long long)s->n, (long long)s->k);
+	snprintf(text, sizeof text, "%s%.0lld%s%lldx%lldx%lld", "",
+		 s->batches > 1 ? (long long)s->batches : 0LL, s->batches > 1 ? " x " : "", (long long)s->m,
+		 (long long)s->n, (long long)s->k);
 	printf("%-8s%-20s", layout_name[s->l], text);
 	for (int i = 0; i < n; i++) {
 		if (i < 3 && peak > 0)
@@ -321,7 +339,9 @@ int main(int argc, char **argv)
 {
 	options o = {.runs = 7};
 	if (!read_options(&o, argc, argv)) {
-		fprintf(stderr, "usage: bench_gemm [--json] [--threads N] [--isa LIST] [--runs 5..%d] [M N K]\n", MAX_RUNS);
+		fprintf(stderr,
+			"usage: bench_gemm [--json] [--threads N] [--isa LIST] [--runs 5..%d] [M N K]\n",
+			MAX_RUNS);
 		return 2;
 	}
 	an_ctx *ctx;
@@ -344,10 +364,12 @@ int main(int argc, char **argv)
 #endif
 	double peak = peak_gflops(p, ctx->isa, o.runs);
 	if (o.json)
-		printf("{\"isa\": \"%s\", \"threads\": %d, \"fma_peak\": %.1f, \"shapes\": [\n", an_ctx_isa(ctx), threads, peak);
+		printf("{\"isa\": \"%s\", \"threads\": %d, \"fma_peak\": %.1f, \"shapes\": [\n",
+		       an_ctx_isa(ctx), threads, peak);
 	else
 		printf("%s, %d threads, fp32 multiply-add peak %.0f GFLOP/s; GFLOP/s and share of it\n"
-		       "product MxNxK                  f16 exact     f16 fast      f32 exact    oneDNN f32 bf16\n",
+		       "product MxNxK                  f16 exact     f16 fast      f32 exact    oneDNN f32 "
+		       "bf16\n",
 		       an_ctx_isa(ctx), threads, peak);
 	struct shape own = {FORWARD, 1, o.size[0], o.size[1], o.size[2]};
 	int count = o.nsizes ? 1 : LENGTH(shapes);
@@ -357,9 +379,12 @@ int main(int argc, char **argv)
 		rate r[5];
 		const char *name = "", *exact = "", *fast = "";
 		int n = 0;
-		r[n++] = (rate){"f16_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n, s->k, K_F16, o.runs, &exact)};
-		r[n++] = (rate){"f16_fast", work / ours(p, ctx->isa, K_FAST, s->l, s->batches, s->m, s->n, s->k, K_F16, o.runs, &fast)};
-		r[n++] = (rate){"f32_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n, s->k, K_F32, o.runs, &name)};
+		r[n++] = (rate){"f16_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n,
+							 s->k, K_F16, o.runs, &exact)};
+		r[n++] = (rate){"f16_fast", work / ours(p, ctx->isa, K_FAST, s->l, s->batches, s->m, s->n,
+							s->k, K_F16, o.runs, &fast)};
+		r[n++] = (rate){"f32_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n,
+							 s->k, K_F32, o.runs, &name)};
 #ifdef HAVE_DNNL
 		double t = onednn(dnnl_f32, s->l, s->batches, s->m, s->n, s->k, o.runs);
 		r[n++] = (rate){"onednn_f32", t > 0 ? work / t : 0};

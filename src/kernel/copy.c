@@ -8,10 +8,17 @@
 
 static void convert(pool *p, uint32_t isa, void *dst, k_type to, const void *src, k_type from, int64_t n)
 {
-	static const ew_instr instr[2] = {{.op = EW_LOAD, .dst = 0, .a = 0}, {.op = EW_STORE, .dst = 1, .a = 0}};
+	static const ew_instr instr[2] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+					  {.op = EW_STORE, .dst = 1, .a = 0}};
 	ew_operand operand[2] = {{.data = (void *)(uintptr_t)src, .type = from, .stride = {1}},
-	                         {.data = dst, .type = to, .stride = {1}}};
-	ew_program prog = {.rank = 1, .dim = {n}, .ninstr = 2, .noperands = 2, .nregs = 1, .instr = instr, .operand = operand};
+				 {.data = dst, .type = to, .stride = {1}}};
+	ew_program prog = {.rank = 1,
+			   .dim = {n},
+			   .ninstr = 2,
+			   .noperands = 2,
+			   .nregs = 1,
+			   .instr = instr,
+			   .operand = operand};
 	k_ewise(p, isa, &prog);
 }
 
@@ -41,24 +48,25 @@ typedef struct copy_job {
 
 /* dst element (i, j) at i * di + j * dj, likewise src; strides in elements.  i runs inside, in
  * short stretches: with a transposed source its reads share cache lines. */
-#define COPY_2D(type)                                                              \
-	do {                                                                       \
-		type *d = dst;                                                     \
-		const type *s = src;                                               \
-		for (int i0 = 0; i0 < ni; i0 += 16) {                              \
-			int end = MIN(i0 + 16, ni);                                \
-			for (int j = 0; j < nj; j++)                               \
-				for (int i = i0; i < end; i++)                     \
-					d[i * di + j * dj] = s[i * si + j * sj];   \
-		}                                                                  \
+#define COPY_2D(type)                                                            \
+	do {                                                                     \
+		type *d = dst;                                                   \
+		const type *s = src;                                             \
+		for (int i0 = 0; i0 < ni; i0 += 16) {                            \
+			int end = MIN(i0 + 16, ni);                              \
+			for (int j = 0; j < nj; j++)                             \
+				for (int i = i0; i < end; i++)                   \
+					d[i * di + j * dj] = s[i * si + j * sj]; \
+		}                                                                \
 	} while (0)
 
-static void copy_tile(void *dst, int64_t di, int64_t dj, const void *src, int64_t si, int64_t sj, int ni, int nj,
-                      size_t size)
+static void copy_tile(void *dst, int64_t di, int64_t dj, const void *src, int64_t si, int64_t sj, int ni,
+		      int nj, size_t size)
 {
 	if (dj == 1 && sj == 1) {
 		for (int i = 0; i < ni; i++)
-			memcpy((char *)dst + i * di * (int64_t)size, (const char *)src + i * si * (int64_t)size, (size_t)nj * size);
+			memcpy((char *)dst + i * di * (int64_t)size,
+			       (const char *)src + i * si * (int64_t)size, (size_t)nj * size);
 		return;
 	}
 	switch (size) {
@@ -84,13 +92,14 @@ static void copy_piece(void *arg, int64_t first, int64_t last)
 	for (int64_t b = first; b < last; b++) {
 		t.offset[0] = t.offset[1] = 0;
 		space_at(s, false, b, &t);
-		copy_tile(job->dst + t.offset[0] * size, s->stride[0][i], s->stride[0][j], job->src + t.offset[1] * size,
-		          s->stride[1][i], s->stride[1][j], t.ni, t.nj, job->size);
+		copy_tile(job->dst + t.offset[0] * size, s->stride[0][i], s->stride[0][j],
+			  job->src + t.offset[1] * size, s->stride[1][i], s->stride[1][j], t.ni, t.nj,
+			  job->size);
 	}
 }
 
 void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *dst, const int64_t *dst_stride,
-                    const void *src, const int64_t *src_stride)
+		    const void *src, const int64_t *src_stride)
 {
 	assert(rank <= EW_MAX_DIMS);
 	int64_t stride[2][EW_MAX_DIMS] = {{0}};

@@ -65,7 +65,7 @@ static bool belongs_inside(const ew_space *s, int a, int b, int lead)
 }
 
 void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
-                const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit)
+		const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit)
 {
 	s->rank = 0;
 	s->noperands = noperands;
@@ -211,7 +211,8 @@ void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
 	for (int o = 0; o < prog->noperands; o++)
 		memcpy(stride[o], prog->operand[o].stride, sizeof stride[o]);
 	ew_job job = {.prog = prog, .loops = loops_for(isa)};
-	space_make(&job.space, prog->rank, prog->dim, 0, prog->noperands, stride, leading_operand(prog), EW_BLOCK);
+	space_make(&job.space, prog->rank, prog->dim, 0, prog->noperands, stride, leading_operand(prog),
+		   EW_BLOCK);
 	run_pieces(p, space_tiles(&job.space, false), EW_BLOCK, ewise_piece, &job);
 }
 
@@ -242,7 +243,8 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 			}
 			space_at(s, true, r, &t);
 			job->loops->run(prog, &t, reg);
-			job->loops->fold(acc, reg[job->reg], t.ni, t.nj, fold_i, fold_j, job->how, prog->integer, r == 0);
+			job->loops->fold(acc, reg[job->reg], t.ni, t.nj, fold_i, fold_j, job->how,
+					 prog->integer, r == 0);
 		}
 		int ni = fold_i ? 1 : t.ni, nj = fold_j ? 1 : t.nj;
 		if (!prog->integer)
@@ -250,8 +252,12 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 		/* one instruction that stores acc: converts as programs do */
 		ew_operand o = *job->out;
 		ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};
-		ew_program tail = {.ninstr = 1, .noperands = 1, .nregs = 1, .instr = &store, .operand = &o,
-		                   .integer = prog->integer};
+		ew_program tail = {.ninstr = 1,
+				   .noperands = 1,
+				   .nregs = 1,
+				   .instr = &store,
+				   .operand = &o,
+				   .integer = prog->integer};
 		ew_tile last_tile = {.ni = ni, .nj = nj};
 		last_tile.offset[0] = at[out];
 		last_tile.si[0] = t.si[out];
@@ -261,7 +267,7 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 }
 
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
-              const ew_operand *out)
+	      const ew_operand *out)
 {
 	assert(prog->noperands < EW_MAX_OPERANDS && reg < prog->nregs && prog->nregs <= EW_MAX_REGS);
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS] = {{0}};
@@ -278,9 +284,10 @@ void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reductio
 	if (!total) {
 		return;
 	}
-	ew_job job = {.prog = prog, .loops = loops_for(isa), .reg = reg, .how = how, .out = out, .count = count};
-	space_make(&job.space, prog->rank, prog->dim, mask, prog->noperands + 1, (const int64_t(*)[EW_MAX_DIMS])stride,
-	           leading_operand(prog), EW_BLOCK);
+	ew_job job = {
+	    .prog = prog, .loops = loops_for(isa), .reg = reg, .how = how, .out = out, .count = count};
+	space_make(&job.space, prog->rank, prog->dim, mask, prog->noperands + 1,
+		   (const int64_t(*)[EW_MAX_DIMS])stride, leading_operand(prog), EW_BLOCK);
 	int64_t pieces = space_tiles(&job.space, false);
 	run_pieces(p, pieces, total / pieces, reduce_piece, &job);
 }

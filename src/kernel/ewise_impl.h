@@ -5,6 +5,7 @@
  * A loop may read and write the same register: element i depends on elements i only. */
 
 #if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpass-failed" /* sanitizers keep loops from becoming vector code */
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
@@ -13,19 +14,19 @@
 /* EW_LANES floats at once, at any address; every compiler turns them into what registers there are. */
 typedef float lanes_f __attribute__((vector_size(4 * EW_LANES), aligned(4), may_alias));
 typedef int32_t lanes_i __attribute__((vector_size(4 * EW_LANES), aligned(4), may_alias));
-#define LANES(address) (*(lanes_f *)(void *)(address))
+#define LANES(address)       (*(lanes_f *)(void *)(address))
 #define LANES_CONST(address) (*(const lanes_f *)(const void *)(address))
 /* a = a > b (or a < b) ? a : b, where NaN wins as in max_f and min_f.  No function: how one takes
  * vectors would depend on the instruction set. */
-#define LANES_KEEP(a, relation, b)                                                 \
-	do {                                                                       \
-		lanes_i keep_ = ((a)relation(b)) | ((a) != (a));                   \
-		(a) = (lanes_f)(((lanes_i)(a)&keep_) | ((lanes_i)(b) & ~keep_));   \
+#define LANES_KEEP(a, relation, b)                                               \
+	do {                                                                     \
+		lanes_i keep_ = ((a)relation(b)) | ((a) != (a));                 \
+		(a) = (lanes_f)(((lanes_i)(a)&keep_) | ((lanes_i)(b) & ~keep_)); \
 	} while (0)
 
 /* ---- Conversion ------------------------------------------------------------------- */
 
-#if defined(__AVX512F__)
+#if defined(LOOPS_AVX512)
 static inline void widen_f16(float *d, const half *s, int n)
 {
 	int i = 0;
@@ -40,13 +41,15 @@ static inline void narrow_f16(half *d, const float *s, int n)
 {
 	int i = 0;
 	for (; i + 16 <= n; i += 16)
-		_mm256_storeu_si256((__m256i *)(d + i), _mm512_cvtps_ph(_mm512_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
+		_mm256_storeu_si256((__m256i *)(d + i),
+				    _mm512_cvtps_ph(_mm512_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
 	if (i < n) {
 		__mmask16 m = (__mmask16)((1u << (n - i)) - 1);
-		_mm256_mask_storeu_epi16(d + i, m, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(m, s + i), _MM_FROUND_TO_NEAREST_INT));
+		_mm256_mask_storeu_epi16(
+		    d + i, m, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(m, s + i), _MM_FROUND_TO_NEAREST_INT));
 	}
 }
-#elif defined(__AVX2__)
+#elif defined(LOOPS_AVX2)
 static inline void widen_f16(float *d, const half *s, int n)
 {
 	int i = 0;
@@ -59,7 +62,8 @@ static inline void narrow_f16(half *d, const float *s, int n)
 {
 	int i = 0;
 	for (; i + 8 <= n; i += 8)
-		_mm_storeu_si128((__m128i *)(d + i), _mm256_cvtps_ph(_mm256_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
+		_mm_storeu_si128((__m128i *)(d + i),
+				 _mm256_cvtps_ph(_mm256_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
 	for (; i < n; i++)
 		d[i] = (half)_cvtss_sh(s[i], _MM_FROUND_TO_NEAREST_INT);
 }
@@ -110,26 +114,30 @@ static inline int64_t to_integer(float x, int64_t lo, int64_t hi)
 {
 	return x != x ? 0 : x <= (float)lo ? lo : x >= (float)hi ? hi : (int64_t)x;
 }
-static inline int64_t clamp_integer(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+static inline int64_t clamp_integer(int64_t x, int64_t lo, int64_t hi)
+{
+	return x < lo ? lo : x > hi ? hi : x;
+}
 
 #define EACH for (int i = 0; i < n; i++)
 /* Elements with a stride: once with the constant 1, for vector code. */
-#define STRIDED(expr)                                                              \
-	do {                                                                       \
-		if (s == 1) {                                                      \
-			INDEPENDENT                                                \
-			for (int i = 0; i < n; i++) {                              \
-				const int64_t at = i;                              \
-				expr;                                              \
-			}                                                          \
-		} else {                                                           \
-			for (int i = 0; i < n; i++) {                              \
-				const int64_t at = i * s;                          \
-				expr;                                              \
-			}                                                          \
-		}                                                                  \
+#define STRIDED(expr)                                     \
+	do {                                              \
+		if (s == 1) {                             \
+			INDEPENDENT                       \
+			for (int i = 0; i < n; i++) {     \
+				const int64_t at = i;     \
+				expr;                     \
+			}                                 \
+		} else {                                  \
+			for (int i = 0; i < n; i++) {     \
+				const int64_t at = i * s; \
+				expr;                     \
+			}                                 \
+		}                                         \
 	} while (0)
 
+/* clang-format off */
 static void load_floats(float *d, const void *src, k_type type, int64_t s, int n)
 {
 	switch (type) {
@@ -221,20 +229,24 @@ static void store_ints(void *dst, k_type type, int64_t s, const int32_t *x, int 
 	}
 }
 
+/* clang-format on */
+
 /* ---- Operands --------------------------------------------------------------------- */
 
 /* dst[n][m] = src[m][n]; both small and in the first-level cache */
 static void transpose_words(uint32_t *restrict dst, const uint32_t *restrict src, int m, int n)
 {
-#ifdef __AVX512F__
+#ifdef LOOPS_AVX512
 	if (m % 16 == 0 && n % 16 == 0) {
 		for (int j = 0; j < m; j += 16)
 			for (int i = 0; i < n; i += 16) {
 				__m512i r[16];
-				UNROLL for (int l = 0; l < 16; l++)
+				UNROLL
+				for (int l = 0; l < 16; l++)
 					r[l] = _mm512_loadu_si512(src + (j + l) * n + i);
 				turn16(r);
-				UNROLL for (int l = 0; l < 16; l++)
+				UNROLL
+				for (int l = 0; l < 16; l++)
 					_mm512_storeu_si512(dst + (i + l) * m + j, r[l]);
 			}
 		return;
@@ -304,19 +316,21 @@ static void store_operand(const void *reg, const ew_operand *o, const ew_tile *t
 	}
 	for (int i = 0; i < lines; i++) {
 		if (integer)
-			store_ints(base + i * step * size, o->type, stride, (const int32_t *)from + i * length, length);
+			store_ints(base + i * step * size, o->type, stride,
+				   (const int32_t *)from + i * length, length);
 		else
-			store_floats(base + i * step * size, o->type, stride, (const float *)from + i * length, length);
+			store_floats(base + i * step * size, o->type, stride,
+				     (const float *)from + i * length, length);
 	}
 }
 
 /* ---- Instructions ----------------------------------------------------------------- */
 
-#define LOOP(expr)                                                                 \
-	do {                                                                       \
-		INDEPENDENT                                                        \
-		for (int i = 0; i < n; i++)                                        \
-			d[i] = (expr);                                             \
+#define LOOP(expr)                          \
+	do {                                \
+		INDEPENDENT                 \
+		for (int i = 0; i < n; i++) \
+			d[i] = (expr);      \
 	} while (0)
 
 /* Arguments beyond TRIG_LIMIT, in double; rare, so one by one. */
@@ -345,6 +359,7 @@ static float modulo_f(float a, float b)
 static inline float max_f(float a, float b) { return pick((a > b) | (a != a), a, b); }
 static inline float min_f(float a, float b) { return pick((a < b) | (a != a), a, b); }
 
+/* clang-format off */
 static void step_floats(const ew_instr *x, float *d, const float *a, const float *b, const float *c, int n)
 {
 	const float imm = x->imm, imm2 = x->imm2;
@@ -412,6 +427,8 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	}
 }
 
+/* clang-format on */
+
 /* Two's complement wraps; division by zero gives 0, as there is no better int. */
 static inline int32_t floor_div_i(int32_t a, int32_t b)
 {
@@ -425,6 +442,7 @@ static inline int32_t modulo_i(int32_t a, int32_t b)
 	return b == 0 ? 0 : (int32_t)((int64_t)a - (int64_t)floor_div_i(a, b) * b);
 }
 
+/* clang-format off */
 static void step_ints(const ew_instr *x, int32_t *d, const int32_t *a, const int32_t *b, const int32_t *c, int n)
 {
 	const int32_t imm = (int32_t)to_integer(x->imm, INT32_MIN, INT32_MAX);
@@ -461,6 +479,8 @@ static void step_ints(const ew_instr *x, int32_t *d, const int32_t *a, const int
 #undef U
 }
 
+/* clang-format on */
+
 static void round16(float *d, int n)
 {
 	half h[EW_BLOCK];
@@ -482,7 +502,8 @@ static void run(const ew_program *p, const ew_tile *t, ew_register *reg)
 			continue;
 		}
 		if (p->integer) {
-			step_ints(x, (int32_t *)d, (int32_t *)reg[x->a], (int32_t *)reg[x->b], (int32_t *)reg[x->c], n);
+			step_ints(x, (int32_t *)d, (int32_t *)reg[x->a], (int32_t *)reg[x->b],
+				  (int32_t *)reg[x->c], n);
 			continue;
 		}
 		step_floats(x, d, reg[x->a], reg[x->b], reg[x->c], n);
@@ -534,8 +555,8 @@ static inline float fold_row(const float *x, int n, k_reduction how)
 	return lane[0];
 }
 
-static inline void fold_kind(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
-                             bool first)
+static inline void fold_kind(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j,
+			     k_reduction how, bool first)
 {
 	float part[EW_BLOCK];
 	int n = fold_j ? 1 : nj;
@@ -564,8 +585,8 @@ static inline void fold_kind(float *acc, const float *x, int ni, int nj, bool fo
 		acc[j] = combine(acc[j], part[j], how);
 }
 
-static void fold_ints(int32_t *acc, const int32_t *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
-                      bool first)
+static void fold_ints(int32_t *acc, const int32_t *x, int ni, int nj, bool fold_i, bool fold_j,
+		      k_reduction how, bool first)
 {
 	/* order does not matter: the sum wraps */
 	int n = fold_j ? 1 : nj;
@@ -579,8 +600,8 @@ static void fold_ints(int32_t *acc, const int32_t *x, int ni, int nj, bool fold_
 		}
 }
 
-static void fold(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how, bool integer,
-                 bool first)
+static void fold(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
+		 bool integer, bool first)
 {
 	if (integer) {
 		fold_ints((int32_t *)acc, (const int32_t *)x, ni, nj, fold_i, fold_j, how, first);

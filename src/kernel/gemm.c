@@ -8,35 +8,37 @@
 /* ---- The table -------------------------------------------------------------------- */
 
 #define EXACT (1u << K_EXACT)
-#define FAST (1u << K_FAST)
+#define FAST  (1u << K_FAST)
 
 /* In order of preference: the first row that fits is taken. */
+/* clang-format off */
 const struct k_gemm_row gemm_table[] = {
 #ifdef __x86_64__
-        {.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx512},
+	{.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx512},
 #define AMX (ISA_AVX512 | ISA_AVX512_BF16 | ISA_AMX_BF16)
-        {.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, .mr = 32, .nr = 32, .kr = 32, .element = 2,
-         .mc = 128, .kc = 512, .nc = 512, .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx,
-         .begin = gemm_amx_begin, .end = gemm_amx_end},
-        {.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
-         .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
-         .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
-        {.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
-         .element = 2, .mc = 120, .kc = 512, .nc = 512,
-         .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
-        {.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
-         .mc = 120, .kc = 256, .nc = 512,
-         .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
-        {.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
-        {.name = "f32_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT | FAST, .mr = 6, .nr = 16, .kr = 1, .element = 4,
-         .mc = 120, .kc = 256, .nc = 256,
-         .pack_a = pack_f32_avx2_a, .pack_b = pack_f32_avx2_b, .kernel = gemm_f32_avx2},
+	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, .mr = 32, .nr = 32, .kr = 32, .element = 2,
+	 .mc = 128, .kc = 512, .nc = 512, .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx,
+	 .begin = gemm_amx_begin, .end = gemm_amx_end},
+	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
+	 .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
+	 .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
+	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
+	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
+	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
+	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
+	 .mc = 120, .kc = 256, .nc = 512,
+	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
+	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
+	{.name = "f32_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT | FAST, .mr = 6, .nr = 16, .kr = 1, .element = 4,
+	 .mc = 120, .kc = 256, .nc = 256,
+	 .pack_a = pack_f32_avx2_a, .pack_b = pack_f32_avx2_b, .kernel = gemm_f32_avx2},
 #endif
-        {.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
-        {.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
-         .mc = 64, .kc = 256, .nc = 256,
-         .pack_a = pack_f32_portable_a, .pack_b = pack_f32_portable_b, .kernel = gemm_f32_portable},
+	{.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
+	{.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
+	 .mc = 64, .kc = 256, .nc = 256,
+	 .pack_a = pack_f32_portable_a, .pack_b = pack_f32_portable_b, .kernel = gemm_f32_portable},
 };
+/* clang-format on */
 const int gemm_table_size = LENGTH(gemm_table);
 
 static bool fits(const k_gemm_row *r, const k_gemm_args *g, uint32_t isa)
@@ -64,25 +66,25 @@ const char *k_gemm_name(const k_gemm_row *r) { return r->name; }
  * blocks of kc of one kernel's sum, wherever its tile lies and whoever computes it. */
 typedef struct gemm_plan {
 	const k_gemm_row *row;
-	k_gemm_args g;       /* perhaps transposed */
+	k_gemm_args g; /* perhaps transposed */
 	int64_t batches;
-	int64_t mc, nc, kc;  /* blocks, even ones */
-	int64_t mb, nb, kb;  /* their numbers; nb within a chunk */
-	int64_t chunk;       /* columns of B that are packed at once; shared B only */
-	bool shared;         /* B is packed once for all threads, else every tile packs its part */
-	bool shared_a;       /* so is A, which several tiles need */
-	bool direct;         /* kernels write to C itself */
+	int64_t mc, nc, kc; /* blocks, even ones */
+	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
+	int64_t chunk;      /* columns of B that are packed at once; shared B only */
+	bool shared;        /* B is packed once for all threads, else every tile packs its part */
+	bool shared_a;      /* so is A, which several tiles need */
+	bool direct;        /* kernels write to C itself */
 	bool parallel;
 	size_t shared_b, shared_bytes; /* scratch of all: B, then A */
 	size_t a_bytes, b_bytes;
-	size_t local_bytes;  /* scratch of one thread */
+	size_t local_bytes; /* scratch of one thread */
 	char *scratch;
 	/* while running */
 	int64_t batch, column; /* first column of the chunk */
 } gemm_plan;
 
-#define ALIGN 64
-#define SHARED_LIMIT ((int64_t)32 << 20)
+#define ALIGN          64
+#define SHARED_LIMIT   ((int64_t)32 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
@@ -165,13 +167,14 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	const int64_t all_a = (int64_t)panel_bytes(r, r->mr, q->kc) * ceil_div(g->m, r->mr) * q->kb;
 	q->shared_a = q->shared && q->nb > 1 && all_a <= SHARED_A_LIMIT;
 	q->a_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->mr, q->kc) * (mmax / r->mr), ALIGN);
-	q->b_bytes = q->shared ? 0 : (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * (nmax / r->nr), ALIGN);
+	q->b_bytes =
+	    q->shared ? 0 : (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * (nmax / r->nr), ALIGN);
 	/* C's fp32 block; with one block of K a tile is final at once, and one tile is enough */
 	int64_t block = q->direct ? 0 : q->kb > 1 ? mmax * nmax : r->mr * r->nr;
 	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
 	if (q->shared)
-		q->shared_b = (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb,
-		                               ALIGN);
+		q->shared_b = (size_t)round_up(
+		    (int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb, ALIGN);
 	q->shared_bytes = q->shared_b + (q->shared_a ? (size_t)round_up(all_a, ALIGN) : 0);
 }
 
@@ -205,8 +208,8 @@ static int64_t batch_offset(const gemm_plan *q, const k_matrix *x, int64_t batch
 }
 
 /* Packs panels [first, first + count) of `width` vectors each, of which there are `have` in all. */
-static void pack_panels(const k_gemm_row *r, gemm_pack_fn *pack, int width, char *to, const k_matrix *x, int64_t offset,
-                        int64_t sv, int64_t se, int64_t have, int64_t k, int64_t kpad)
+static void pack_panels(const k_gemm_row *r, gemm_pack_fn *pack, int width, char *to, const k_matrix *x,
+			int64_t offset, int64_t sv, int64_t se, int64_t have, int64_t k, int64_t kpad)
 {
 	for (int64_t v = 0; v < have; v += width) {
 		pack(to, element_at(x, offset + v * sv), x->type, sv, se, (int)MIN(have - v, width), (int)k);
@@ -219,8 +222,8 @@ static void pack_columns(const gemm_plan *q, char *to, int64_t batch, int64_t co
 {
 	const k_matrix *b = &q->g.b;
 	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
-	pack_panels(q->row, q->row->pack_b, q->row->nr, to, b, batch_offset(q, b, batch) + k0 * b->rs + column * b->cs, b->cs,
-	            b->rs, n, k, q->kc);
+	pack_panels(q->row, q->row->pack_b, q->row->nr, to, b,
+		    batch_offset(q, b, batch) + k0 * b->rs + column * b->cs, b->cs, b->rs, n, k, q->kc);
 }
 
 /* Likewise rows [row, row + m) of A. */
@@ -228,8 +231,8 @@ static void pack_rows(const gemm_plan *q, char *to, int64_t batch, int64_t row, 
 {
 	const k_matrix *a = &q->g.a;
 	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
-	pack_panels(q->row, q->row->pack_a, q->row->mr, to, a, batch_offset(q, a, batch) + row * a->rs + k0 * a->cs, a->rs,
-	            a->cs, m, k, q->kc);
+	pack_panels(q->row, q->row->pack_a, q->row->mr, to, a,
+		    batch_offset(q, a, batch) + row * a->rs + k0 * a->cs, a->rs, a->cs, m, k, q->kc);
 }
 
 /* Where panels of K block `kb` are that hold column or row `at`. */
@@ -241,7 +244,8 @@ static char *shared_columns(const gemm_plan *q, int64_t kb, int64_t at)
 static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
 {
 	const int mr = q->row->mr;
-	return q->scratch + q->shared_b + panel_bytes(q->row, mr, q->kc) * (size_t)(kb * ceil_div(q->g.m, mr) + at / mr);
+	return q->scratch + q->shared_b +
+	       panel_bytes(q->row, mr, q->kc) * (size_t)(kb * ceil_div(q->g.m, mr) + at / mr);
 }
 
 typedef struct gemm_run {
@@ -283,7 +287,8 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
 	if (m <= 0 || n <= 0)
 		return;
-	const int64_t at = batch_offset(q, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
+	const int64_t at =
+	    batch_offset(q, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
 	const bool one_tile = !q->direct && q->kb == 1;
 	float *c = q->direct ? (float *)g->c.data + at : block;
 	const int64_t ldc = q->direct ? g->c.rs : one_tile ? r->nr : q->nc;
@@ -387,8 +392,8 @@ static void run_vectors(pool *p, gemm_run *run)
 			float *x = (float *)(void *)q->scratch + (b * g->n + j) * g->k;
 			int64_t offset = batch_offset(q, &g->b, b) + j * g->b.cs;
 			for (int64_t k = 0; k < g->k; k += EW_BLOCK)
-				run->loops->load(x + k, element_at(&g->b, offset + k * g->b.rs), g->b.type, g->b.rs,
-				                 (int)MIN(g->k - k, EW_BLOCK));
+				run->loops->load(x + k, element_at(&g->b, offset + k * g->b.rs), g->b.type,
+						 g->b.rs, (int)MIN(g->k - k, EW_BLOCK));
 		}
 	pool_run(p, vector_item, run, q->batches * q->mb);
 }

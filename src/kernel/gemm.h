@@ -12,24 +12,26 @@
 
 /* Packs `count` vectors of length k into a panel for `width` >= count of them; what is missing, and
  * k up to a multiple of the row's kr, is zero.  Element e of vector v is src[v * sv + e * se]. */
-typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k);
+typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+			  int k);
 
 /* c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
  * k is a multiple of kr. */
-typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add);
+typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
+			    bool add);
 
 /* y[i] = sum over k of a[i * rs + k * cs] x[k] for i < m */
 typedef void gemm_vector_fn(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
-                            const float *x);
+			    const float *x);
 
 struct k_gemm_row {
 	const char *name;
-	uint32_t isa;      /* all of these are needed */
+	uint32_t isa;       /* all of these are needed */
 	unsigned precision; /* bit k_precision: this row keeps what that one promises */
-	bool f16_only;     /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
-	int mr, nr, kr;    /* tile; K is padded to a multiple of kr */
-	int element;       /* bytes per element of a panel */
-	int trailer;       /* bytes after each panel's elements */
+	bool f16_only;      /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
+	int mr, nr, kr;     /* tile; K is padded to a multiple of kr */
+	int element;        /* bytes per element of a panel */
+	int trailer;        /* bytes after each panel's elements */
 	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
 	 * mc x kc of A in the second. */
 	int mc, kc, nc;
@@ -48,15 +50,24 @@ extern const struct k_gemm_row gemm_table[];
 extern const int gemm_table_size;
 
 /* The kernels, by file. */
+
 gemm_pack_fn pack_f32_portable_a, pack_f32_portable_b;
 gemm_kernel_fn gemm_f32_portable;
 gemm_vector_fn gemm_vector_portable;
-gemm_pack_fn pack_f32_avx2_a, pack_f32_avx2_b, pack_f32_avx512_a, pack_f32_avx512_b;
+
+gemm_pack_fn pack_f32_avx2_a, pack_f32_avx2_b;
+gemm_kernel_fn gemm_f32_avx2;
+gemm_vector_fn gemm_vector_avx2;
+
+gemm_pack_fn pack_f32_avx512_a, pack_f32_avx512_b;
+gemm_kernel_fn gemm_f32_avx512;
+gemm_vector_fn gemm_vector_avx512;
+
 gemm_pack_fn pack_bf16_avx512_a, pack_bf16_avx512_b;
-gemm_kernel_fn gemm_f32_avx2, gemm_f32_avx512, gemm_bf16_avx512;
+gemm_kernel_fn gemm_bf16_avx512;
+
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split;
 void gemm_amx_begin(void), gemm_amx_end(void);
-gemm_vector_fn gemm_vector_avx2, gemm_vector_avx512;
 
 #endif

@@ -25,7 +25,7 @@ typedef struct tile_config {
 	uint8_t rows[16];
 } tile_config;
 
-void gemm_amx_begin(void)
+UNCHECKED void gemm_amx_begin(void)
 {
 	_Alignas(64) tile_config c = {.palette = 1};
 	for (int t = 0; t < 8; t++) {
@@ -35,28 +35,31 @@ void gemm_amx_begin(void)
 	__asm__ volatile("" : : "r"(&c) : "memory");
 	_tile_loadconfig(&c);
 }
-void gemm_amx_end(void) { _tile_release(); }
+UNCHECKED void gemm_amx_end(void) { _tile_release(); }
 
 /* ---- Packing ---------------------------------------------------------------------- */
 
-INLINE void pack_tiles(char *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k, square_form want,
-                       bool split)
+INLINE void pack_tiles(char *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k,
+		       square_form want, bool split)
 {
 	__mmask16 special = 0;
 	for (int e = 0; e < k; e += 32)
 		for (int v = 0; v < WIDTH; v += 16) {
 			__m512i hi[16], lo[16];
-			square_form form = load_square(hi, lo, src, type, sv, se, v, e, count - v, k - e, split, &special);
+			square_form form =
+			    load_square(hi, lo, src, type, sv, se, v, e, count - v, k - e, split, &special);
 			if (form != want) {
 				turn16(hi);
 				if (split)
 					turn16(lo);
 			}
-			UNROLL for (int i = 0; i < 16; i++)
+			UNROLL
+			for (int i = 0; i < 16; i++)
 				_mm512_store_si512((void *)(panel + 64 * i), hi[i]);
 			panel += TILE;
 			if (split) {
-				UNROLL for (int i = 0; i < 16; i++)
+				UNROLL
+				for (int i = 0; i < 16; i++)
 					_mm512_store_si512((void *)(panel + 64 * i), lo[i]);
 				panel += TILE;
 			}
@@ -65,26 +68,28 @@ INLINE void pack_tiles(char *panel, const void *src, k_type type, int64_t sv, in
 		*(int32_t *)(void *)panel = special;
 }
 
-void pack_amx_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_amx_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
 {
 	if (type == K_F16)
 		pack_tiles(panel, src, K_F16, sv, se, count, k, BY_VECTOR, false);
 	else
 		pack_tiles(panel, src, K_F32, sv, se, count, k, BY_VECTOR, false);
 }
-void pack_amx_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_amx_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
 {
 	if (type == K_F16)
 		pack_tiles(panel, src, K_F16, sv, se, count, k, BY_WORD, false);
 	else
 		pack_tiles(panel, src, K_F32, sv, se, count, k, BY_WORD, false);
 }
-void pack_amx_split_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_amx_split_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+				int k)
 {
 	(void)type; /* K_F16: the row's f16_only */
 	pack_tiles(panel, src, K_F16, sv, se, count, k, BY_VECTOR, true);
 }
-void pack_amx_split_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_amx_split_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+				int k)
 {
 	(void)type;
 	pack_tiles(panel, src, K_F16, sv, se, count, k, BY_WORD, true);
@@ -94,9 +99,9 @@ void pack_amx_split_b(void *panel, const void *src, k_type type, int64_t sv, int
 
 /* Tiles 0..3 hold C as [half of rows][half of columns], 4 and 5 A's halves, 6 and 7 B's.  Tile
  * numbers are part of the instruction, hence constants. */
-#define C_LOAD(t, i, j) _tile_loadd(t, c + (i) * 16 * ldc + (j) * 16, (size_t)ldc * 4)
-#define C_STORE(t, i, j) _tile_stored(t, c + (i) * 16 * ldc + (j) * 16, (size_t)ldc * 4)
-#define LOAD(t, p) _tile_loadd(t, p, 64)
+#define C_LOAD(t, i, j)  _tile_loadd(t, c + (i)*16 * ldc + (j)*16, (size_t)ldc * 4)
+#define C_STORE(t, i, j) _tile_stored(t, c + (i)*16 * ldc + (j)*16, (size_t)ldc * 4)
+#define LOAD(t, p)       _tile_loadd(t, p, 64)
 
 /* C += A B with B's tiles loaded on the way, and A's too if `fresh_a`: loads spread between products
  * hide behind them.  `two_i`, `two_j`: whether the second halves are in use; `step`: from one half of a
@@ -120,7 +125,8 @@ INLINE void multiply(const char *a, const char *b, int step, bool fresh_a, bool 
 		_tile_dpbf16ps(3, 5, 7);
 }
 
-INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bool add, bool two_i, bool two_j, bool split)
+INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bool add, bool two_i,
+		  bool two_j, bool split)
 {
 	if (add) {
 		C_LOAD(0, 0, 0);
@@ -143,7 +149,7 @@ INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bo
 			continue;
 		multiply(a, b + TILE, step, false, two_i, two_j);       /* hi lo */
 		multiply(a + TILE, b + TILE, step, true, two_i, two_j); /* lo lo */
-		multiply(a, b, step, false, two_i, two_j);              /* lo hi: A's low halves are still loaded */
+		multiply(a, b, step, false, two_i, two_j); /* lo hi: A's low halves are still loaded */
 	}
 	C_STORE(0, 0, 0);
 	if (two_j)
@@ -154,7 +160,8 @@ INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bo
 		C_STORE(3, 1, 1);
 }
 
-INLINE void tiles_sized(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add, bool split)
+INLINE void tiles_sized(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add,
+			bool split)
 {
 	if (m > 16 && n > 16)
 		tiles(k, a, b, c, ldc, add, true, true, split);
@@ -167,7 +174,8 @@ INLINE void tiles_sized(int k, const char *a, const char *b, float *c, int64_t l
 }
 
 /* Tiles are whole: an edge goes through a block on the stack. */
-INLINE void any_size(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add, bool split)
+INLINE void any_size(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add,
+		     bool split)
 {
 	if (m % 16 == 0 && n % 16 == 0) {
 		tiles_sized(k, a, b, c, ldc, m, n, add, split);
@@ -185,28 +193,30 @@ INLINE void any_size(int k, const char *a, const char *b, float *c, int64_t ldc,
 		}
 }
 
-void gemm_amx(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add)
+UNCHECKED void gemm_amx(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add)
 {
 	any_size(k, a, b, c, ldc, m, n, add, false);
 }
 
 /* The same product from the same panels in vector code: with x = hi + lo back in one piece, infinities
  * and NaN do what they do in IEEE arithmetic. */
-static void multiply_special(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add)
+UNCHECKED static void multiply_special(int k, const char *a, const char *b, float *c, int64_t ldc, int m,
+				       int n, bool add)
 {
 	const __m512i odd = _mm512_set1_epi32((int)0xffff0000);
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < n; j += 16) {
 			__m512 sum = _mm512_setzero_ps();
 			for (int w = 0; w < k / 2; w++) {
-				const char *at = a + w / 16 * 4 * TILE + i / 16 * 2 * TILE + i % 16 * 64 + w % 16 * 4;
+				const char *at =
+				    a + w / 16 * 4 * TILE + i / 16 * 2 * TILE + i % 16 * 64 + w % 16 * 4;
 				const char *bt = b + w / 16 * 4 * TILE + j / 16 * 2 * TILE + w % 16 * 64;
 				__m512i hi = _mm512_load_si512(bt), lo = _mm512_load_si512(bt + TILE);
 				const bfloat *ah = (const void *)at, *al = (const void *)(at + TILE);
 				__m512 b0 = _mm512_add_ps(_mm512_castsi512_ps(_mm512_slli_epi32(hi, 16)),
-				                          _mm512_castsi512_ps(_mm512_slli_epi32(lo, 16)));
+							  _mm512_castsi512_ps(_mm512_slli_epi32(lo, 16)));
 				__m512 b1 = _mm512_add_ps(_mm512_castsi512_ps(_mm512_and_si512(hi, odd)),
-				                          _mm512_castsi512_ps(_mm512_and_si512(lo, odd)));
+							  _mm512_castsi512_ps(_mm512_and_si512(lo, odd)));
 				__m512 a0 = _mm512_set1_ps(bfloat_to_float(ah[0]) + bfloat_to_float(al[0]));
 				__m512 a1 = _mm512_set1_ps(bfloat_to_float(ah[1]) + bfloat_to_float(al[1]));
 				sum = _mm512_fmadd_ps(a1, b1, _mm512_fmadd_ps(a0, b0, sum));
@@ -218,10 +228,12 @@ static void multiply_special(int k, const char *a, const char *b, float *c, int6
 		}
 }
 
-void gemm_amx_split(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add)
+UNCHECKED void gemm_amx_split(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
+			      bool add)
 {
 	const size_t elements = (size_t)k * WIDTH * 4;
-	const int32_t *sa = (const void *)((const char *)a + elements), *sb = (const void *)((const char *)b + elements);
+	const int32_t *sa = (const void *)((const char *)a + elements),
+		      *sb = (const void *)((const char *)b + elements);
 	if (*sa | *sb)
 		multiply_special(k, a, b, c, ldc, m, n, add);
 	else

@@ -7,7 +7,9 @@
 
 enum { MR = 6, NR = 16 };
 
-#define INLINE static inline __attribute__((always_inline))
+/* as in turn_avx512.h */
+#define UNCHECKED __attribute__((no_sanitize("address", "undefined")))
+#define INLINE    static inline __attribute__((always_inline)) UNCHECKED
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
@@ -19,21 +21,25 @@ enum { MR = 6, NR = 16 };
 INLINE void turn(__m256 r[8])
 {
 	__m256 t[8];
-	UNROLL for (int i = 0; i < 4; i++) {
+	UNROLL
+	for (int i = 0; i < 4; i++) {
 		t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
 		t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
 	}
-	UNROLL for (int i = 0; i < 2; i++) {
+	UNROLL
+	for (int i = 0; i < 2; i++) {
 		r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
 		r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
 		r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
 		r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
 	}
-	UNROLL for (int i = 0; i < 4; i++) {
+	UNROLL
+	for (int i = 0; i < 4; i++) {
 		t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
 		t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
 	}
-	UNROLL for (int i = 0; i < 8; i++)
+	UNROLL
+	for (int i = 0; i < 8; i++)
 		r[i] = t[i];
 }
 
@@ -48,7 +54,8 @@ INLINE __m256 load8(const void *src, k_type type, int64_t at, int64_t stride, in
 	if (n >= 8 && stride == 1) {
 		if (type == K_F32)
 			return _mm256_loadu_ps((const float *)src + at);
-		return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const half *)src + at)));
+		return _mm256_cvtph_ps(
+		    _mm_loadu_si128((const __m128i *)(const void *)((const half *)src + at)));
 	}
 	float t[8] = {0};
 	for (int i = 0; i < n && i < 8; i++)
@@ -69,28 +76,34 @@ INLINE void store8(float *to, __m256 x, int n)
 }
 
 /* panel[k][width] */
-INLINE void pack(float *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k, int width)
+INLINE void pack(float *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k,
+		 int width)
 {
 	for (int v = 0; v < width; v += 8) {
 		const int n = count - v, wide = width - v;
 		if (sv == 1 && se != 1) {
 			for (int e = 0; e < k; e++)
-				store8(panel + (int64_t)e * width + v, load8(src, type, v + e * se, 1, n), wide);
+				store8(panel + (int64_t)e * width + v, load8(src, type, v + e * se, 1, n),
+				       wide);
 			continue;
 		}
 		for (int e = 0; e < k; e += 8) {
 			__m256 r[8];
-			UNROLL for (int i = 0; i < 8; i++)
-				r[i] = i < n ? load8(src, type, (v + i) * sv + e * se, se, k - e) : _mm256_setzero_ps();
+			UNROLL
+			for (int i = 0; i < 8; i++)
+				r[i] = i < n ? load8(src, type, (v + i) * sv + e * se, se, k - e)
+					     : _mm256_setzero_ps();
 			turn(r);
-			UNROLL for (int i = 0; i < 8; i++)
+			UNROLL
+			for (int i = 0; i < 8; i++)
 				if (i < k - e)
 					store8(panel + (int64_t)(e + i) * width + v, r[i], wide);
 		}
 	}
 }
 
-void pack_f32_avx2_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_f32_avx2_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+			       int k)
 {
 	if (type == K_F16)
 		pack(panel, src, K_F16, sv, se, count, k, MR);
@@ -98,7 +111,8 @@ void pack_f32_avx2_a(void *panel, const void *src, k_type type, int64_t sv, int6
 		pack(panel, src, K_F32, sv, se, count, k, MR);
 }
 
-void pack_f32_avx2_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_f32_avx2_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+			       int k)
 {
 	if (type == K_F16)
 		pack(panel, src, K_F16, sv, se, count, k, NR);
@@ -109,26 +123,31 @@ void pack_f32_avx2_b(void *panel, const void *src, k_type type, int64_t sv, int6
 /* ---- Kernel ----------------------------------------------------------------------- */
 
 /* 6 x 2 accumulators, two vectors of B, one broadcast of A: 15 of 16 registers. */
-void gemm_f32_avx2(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n, bool add)
+UNCHECKED void gemm_f32_avx2(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n,
+			     bool add)
 {
 	const float *a = pa, *b = pb;
 	__m256 t[MR][2];
-	UNROLL for (int i = 0; i < MR; i++)
+	UNROLL
+	for (int i = 0; i < MR; i++)
 		t[i][0] = t[i][1] = _mm256_setzero_ps();
 	for (int p = 0; p < k; p++, a += MR, b += NR) {
 		__m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-		UNROLL for (int i = 0; i < MR; i++) {
+		UNROLL
+		for (int i = 0; i < MR; i++) {
 			__m256 x = _mm256_broadcast_ss(a + i);
 			t[i][0] = _mm256_fmadd_ps(x, b0, t[i][0]);
 			t[i][1] = _mm256_fmadd_ps(x, b1, t[i][1]);
 		}
 	}
 	/* rows at constant places keep the accumulators in registers */
-	UNROLL for (int i = 0; i < MR; i++) {
+	UNROLL
+	for (int i = 0; i < MR; i++) {
 		if (i >= m)
 			break;
 		float *to = c + i * ldc;
-		UNROLL for (int v = 0; v < 2; v++) {
+		UNROLL
+		for (int v = 0; v < 2; v++) {
 			__m256 x = t[i][v];
 			if (add && n - 8 * v > 0)
 				x = _mm256_add_ps(load8(to, K_F32, 8 * v, 1, n - 8 * v), x);
@@ -148,18 +167,21 @@ INLINE float sum8(__m256 x)
 
 /* `rows` rows at a time along k */
 INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64_t rs, int64_t cs, int64_t k,
-                     const float *x)
+		     const float *x)
 {
 	__m256 t[4];
-	UNROLL for (int i = 0; i < rows; i++)
+	UNROLL
+	for (int i = 0; i < rows; i++)
 		t[i] = _mm256_setzero_ps();
 	for (int64_t p = 0; p < k; p += 8) {
 		int n = (int)MIN(k - p, 8);
 		__m256 xv = load8(x, K_F32, p, 1, n);
-		UNROLL for (int i = 0; i < rows; i++)
+		UNROLL
+		for (int i = 0; i < rows; i++)
 			t[i] = _mm256_fmadd_ps(load8(a, type, i * rs + p * cs, cs, n), xv, t[i]);
 	}
-	UNROLL for (int i = 0; i < rows; i++)
+	UNROLL
+	for (int i = 0; i < rows; i++)
 		y[i] = sum8(t[i]);
 }
 
@@ -167,19 +189,24 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m, int64_t k, const float *x)
 {
 	__m256 t[4];
-	UNROLL for (int v = 0; v < 4; v++)
+	UNROLL
+	for (int v = 0; v < 4; v++)
 		t[v] = _mm256_setzero_ps();
 	for (int64_t p = 0; p < k; p++) {
 		__m256 xv = _mm256_broadcast_ss(x + p);
-		UNROLL for (int v = 0; v < 4; v++)
+		UNROLL
+		for (int v = 0; v < 4; v++)
 			if (8 * v < m)
-				t[v] = _mm256_fmadd_ps(load8(a, type, 8 * v + p * cs, 1, m - 8 * v), xv, t[v]);
+				t[v] =
+				    _mm256_fmadd_ps(load8(a, type, 8 * v + p * cs, 1, m - 8 * v), xv, t[v]);
 	}
-	UNROLL for (int v = 0; v < 4; v++)
+	UNROLL
+	for (int v = 0; v < 4; v++)
 		store8(y + 8 * v, t[v], m - 8 * v);
 }
 
-INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k, const float *x)
+INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
+			const float *x)
 {
 	const int64_t size = type == K_F16 ? 2 : 4;
 	if (rs == 1 && cs != 1) {
@@ -194,7 +221,8 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 		dot_rows(1, y + i, (const char *)a + i * rs * size, type, rs, cs, k, x);
 }
 
-void gemm_vector_avx2(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k, const float *x)
+UNCHECKED void gemm_vector_avx2(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m,
+				int64_t k, const float *x)
 {
 	if (type == K_F16)
 		vector_type(y, a, K_F16, rs, cs, m, k, x);

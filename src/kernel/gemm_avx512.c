@@ -6,7 +6,8 @@
 
 enum { MR = 12, NR = 32 };
 
-void pack_f32_avx512_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_f32_avx512_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+				 int k)
 {
 	if (type == K_F16)
 		pack_f32_type(panel, src, K_F16, sv, se, count, k, MR);
@@ -14,7 +15,8 @@ void pack_f32_avx512_a(void *panel, const void *src, k_type type, int64_t sv, in
 		pack_f32_type(panel, src, K_F32, sv, se, count, k, MR);
 }
 
-void pack_f32_avx512_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
+UNCHECKED void pack_f32_avx512_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+				 int k)
 {
 	if (type == K_F16)
 		pack_f32_type(panel, src, K_F16, sv, se, count, k, NR);
@@ -24,27 +26,32 @@ void pack_f32_avx512_b(void *panel, const void *src, k_type type, int64_t sv, in
 
 /* rows x (16 * vectors) accumulators stay in registers: with 12 x 2 there is room for two vectors
  * of B and a broadcast of A. */
-INLINE void tile(const int rows, const int vectors, int k, const float *a, const float *b, float *c, int64_t ldc, int m,
-                 int n, bool add)
+INLINE void tile(const int rows, const int vectors, int k, const float *a, const float *b, float *c,
+		 int64_t ldc, int m, int n, bool add)
 {
 	__m512 t[MR][2];
-	UNROLL for (int i = 0; i < rows; i++)
-		UNROLL for (int v = 0; v < vectors; v++)
-			t[i][v] = _mm512_setzero_ps();
+	UNROLL
+	for (int i = 0; i < rows; i++)
+		t[i][0] = t[i][1] = _mm512_setzero_ps();
 	for (int p = 0; p < k; p++, a += MR, b += NR) {
 		__m512 bv[2];
-		UNROLL for (int v = 0; v < vectors; v++)
+		UNROLL
+		for (int v = 0; v < vectors; v++)
 			bv[v] = _mm512_loadu_ps(b + 16 * v);
-		UNROLL for (int i = 0; i < rows; i++) {
+		UNROLL
+		for (int i = 0; i < rows; i++) {
 			__m512 x = _mm512_set1_ps(a[i]);
-			UNROLL for (int v = 0; v < vectors; v++)
+			UNROLL
+			for (int v = 0; v < vectors; v++)
 				t[i][v] = _mm512_fmadd_ps(x, bv[v], t[i][v]);
 		}
 	}
-	UNROLL for (int i = 0; i < rows; i++) {
+	UNROLL
+	for (int i = 0; i < rows; i++) {
 		if (i >= m)
 			break;
-		UNROLL for (int v = 0; v < vectors; v++) {
+		UNROLL
+		for (int v = 0; v < vectors; v++) {
 			__mmask16 mask = low_mask(n - 16 * v);
 			float *to = c + i * ldc + 16 * v;
 			__m512 x = t[i][v];
@@ -55,7 +62,8 @@ INLINE void tile(const int rows, const int vectors, int k, const float *a, const
 	}
 }
 
-void gemm_f32_avx512(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n, bool add)
+UNCHECKED void gemm_f32_avx512(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n,
+			       bool add)
 {
 	/* panels are padded with zeros, so a few sizes serve all edges */
 	if (n > 16) {
@@ -78,24 +86,29 @@ void gemm_f32_avx512(int k, const void *pa, const void *pb, float *c, int64_t ld
 /* ---- Matrix times vector ---------------------------------------------------------- */
 
 /* Rows are contiguous: `rows` of them at a time, 16 partial sums each. */
-INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64_t rs, int64_t k, const float *x)
+INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64_t rs, int64_t k,
+		     const float *x)
 {
 	__m512 t[8];
-	UNROLL for (int i = 0; i < rows; i++)
+	UNROLL
+	for (int i = 0; i < rows; i++)
 		t[i] = _mm512_setzero_ps();
 	int64_t p = 0;
 	for (; p + 16 <= k; p += 16) {
 		__m512 xv = _mm512_loadu_ps(x + p);
-		UNROLL for (int i = 0; i < rows; i++)
+		UNROLL
+		for (int i = 0; i < rows; i++)
 			t[i] = _mm512_fmadd_ps(load_floats16(a, type, i * rs + p, 0xffff), xv, t[i]);
 	}
 	if (p < k) {
 		__mmask16 m = low_mask((int)(k - p));
 		__m512 xv = _mm512_maskz_loadu_ps(m, x + p);
-		UNROLL for (int i = 0; i < rows; i++)
+		UNROLL
+		for (int i = 0; i < rows; i++)
 			t[i] = _mm512_fmadd_ps(load_floats16(a, type, i * rs + p, m), xv, t[i]);
 	}
-	UNROLL for (int i = 0; i < rows; i++)
+	UNROLL
+	for (int i = 0; i < rows; i++)
 		y[i] = _mm512_reduce_add_ps(t[i]);
 }
 
@@ -103,18 +116,23 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m, int64_t k, const float *x)
 {
 	__m512 t[4];
-	UNROLL for (int v = 0; v < 4; v++)
+	UNROLL
+	for (int v = 0; v < 4; v++)
 		t[v] = _mm512_setzero_ps();
 	for (int64_t p = 0; p < k; p++) {
 		__m512 xv = _mm512_set1_ps(x[p]);
-		UNROLL for (int v = 0; v < 4; v++)
-			t[v] = _mm512_fmadd_ps(load_floats16(a, type, 16 * v + p * cs, low_mask(m - 16 * v)), xv, t[v]);
+		UNROLL
+		for (int v = 0; v < 4; v++)
+			t[v] = _mm512_fmadd_ps(load_floats16(a, type, 16 * v + p * cs, low_mask(m - 16 * v)),
+					       xv, t[v]);
 	}
-	UNROLL for (int v = 0; v < 4; v++)
+	UNROLL
+	for (int v = 0; v < 4; v++)
 		_mm512_mask_storeu_ps(y + 16 * v, low_mask(m - 16 * v), t[v]);
 }
 
-INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k, const float *x)
+INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
+			const float *x)
 {
 	const int64_t size = type == K_F16 ? 2 : 4;
 	if (cs == 1) {
@@ -132,14 +150,15 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 			for (int64_t p = 0; p < k; p += 16) {
 				int n = (int)MIN(k - p, 16);
 				t = _mm512_fmadd_ps(gather_floats16(a, type, i * rs + p * cs, cs, n),
-				                    _mm512_maskz_loadu_ps(low_mask(n), x + p), t);
+						    _mm512_maskz_loadu_ps(low_mask(n), x + p), t);
 			}
 			y[i] = _mm512_reduce_add_ps(t);
 		}
 	}
 }
 
-void gemm_vector_avx512(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k, const float *x)
+UNCHECKED void gemm_vector_avx512(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m,
+				  int64_t k, const float *x)
 {
 	if (type == K_F16)
 		vector_type(y, a, K_F16, rs, cs, m, k, x);

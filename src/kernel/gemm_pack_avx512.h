@@ -25,40 +25,44 @@ INLINE __m512 gather_floats16(const void *src, k_type type, int64_t at, int64_t 
 {
 	float t[16] = {0};
 	for (int i = 0; i < n && i < 16; i++)
-		t[i] = type == K_F32 ? ((const float *)src)[at + i * stride] : _cvtsh_ss(((const half *)src)[at + i * stride]);
+		t[i] = type == K_F32 ? ((const float *)src)[at + i * stride]
+				     : _cvtsh_ss(((const half *)src)[at + i * stride]);
 	return _mm512_loadu_ps(t);
 }
 
 /* Panel of fp32, panel[k][width]. */
-INLINE void pack_f32_type(float *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k, int width)
+INLINE void pack_f32_type(float *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+			  int k, int width)
 {
 	for (int v = 0; v < width; v += 16) {
 		const int n = count - v;
 		const __mmask16 have = low_mask(n), wide = low_mask(width - v);
 		if (sv == 1) {
 			for (int e = 0; e < k; e++)
-				_mm512_mask_storeu_ps(panel + (int64_t)e * width + v, wide, load_floats16(src, type, v + e * se, have));
+				_mm512_mask_storeu_ps(panel + (int64_t)e * width + v, wide,
+						      load_floats16(src, type, v + e * se, have));
 			continue;
 		}
 		for (int e = 0; e < k; e += 16) {
 			__m512i r[16];
 			const __mmask16 m = low_mask(k - e);
-			UNROLL for (int i = 0; i < 16; i++) {
+			UNROLL
+			for (int i = 0; i < 16; i++) {
 				__m512 x = _mm512_setzero_ps();
 				if (i < n)
 					x = se == 1 ? load_floats16(src, type, (v + i) * sv + e, m)
-					            : gather_floats16(src, type, (v + i) * sv + e * se, se, k - e);
+						    : gather_floats16(src, type, (v + i) * sv + e * se, se,
+								      k - e);
 				r[i] = _mm512_castps_si512(x);
 			}
 			turn16(r);
 			float *to = panel + (int64_t)e * width + v;
-			if (k - e >= 16)
-				UNROLL for (int i = 0; i < 16; i++)
-					_mm512_mask_storeu_ps(to + i * width, wide, _mm512_castsi512_ps(r[i]));
-			else
-				UNROLL for (int i = 0; i < 16; i++)
-					if (i < k - e)
-						_mm512_mask_storeu_ps(to + i * width, wide, _mm512_castsi512_ps(r[i]));
+			UNROLL
+			for (int i = 0; i < 16; i++) {
+				if (i < k - e)
+					_mm512_mask_storeu_ps(to + i * width, wide,
+							      _mm512_castsi512_ps(r[i]));
+			}
 		}
 	}
 }

@@ -15,13 +15,14 @@ INLINE __m512 widen_low(__m512i w)
 }
 INLINE __m512 widen_high(__m512i w)
 {
-	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(w, 1)), 16));
+	return _mm512_castsi512_ps(
+	    _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(w, 1)), 16));
 }
 /* Words of (x0[i], x1[i]) from words of x0's, then x1's elements. */
 INLINE __m512i interleave(__m512i w)
 {
-	const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-	                                       20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+	const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+					       23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 	return _mm512_permutexvar_epi16(order, w);
 }
 
@@ -37,19 +38,20 @@ INLINE __mmask16 narrow_pair(__m512 x0, __m512 x1, bool split, __m512i *hi, __m5
 		return 0;
 	__mmask16 s0 = not_finite(x0), s1 = not_finite(x1);
 	*lo = narrow32(_mm512_maskz_sub_ps((__mmask16)~s0, x0, widen_low(*hi)),
-	               _mm512_maskz_sub_ps((__mmask16)~s1, x1, widen_high(*hi)));
+		       _mm512_maskz_sub_ps((__mmask16)~s1, x1, widen_high(*hi)));
 	return s0 | s1;
 }
 
 /* Vectors [v, v + 16) of which n exist, elements [e, e + 32) of which k - e exist, as words in the
  * form the source has; the caller turns them if it wants the other. */
-INLINE square_form load_square(__m512i hi[16], __m512i lo[16], const void *src, k_type type, int64_t sv, int64_t se, int v,
-                               int e, int n, int left, bool split, __mmask16 *special)
+INLINE square_form load_square(__m512i hi[16], __m512i lo[16], const void *src, k_type type, int64_t sv,
+			       int64_t se, int v, int e, int n, int left, bool split, __mmask16 *special)
 {
 	__mmask16 s = 0;
 	if (sv == 1 && se != 1) {
 		const __mmask16 m = low_mask(n);
-		UNROLL for (int w = 0; w < 16; w++) {
+		UNROLL
+		for (int w = 0; w < 16; w++) {
 			__m512 x0 = _mm512_setzero_ps(), x1 = _mm512_setzero_ps();
 			if (2 * w < left)
 				x0 = load_floats16(src, type, v + (e + 2 * w) * se, m);
@@ -64,7 +66,8 @@ INLINE square_form load_square(__m512i hi[16], __m512i lo[16], const void *src, 
 		return BY_WORD;
 	}
 	const __mmask16 m0 = low_mask(left), m1 = low_mask(left - 16);
-	UNROLL for (int i = 0; i < 16; i++) {
+	UNROLL
+	for (int i = 0; i < 16; i++) {
 		__m512 x0 = _mm512_setzero_ps(), x1 = _mm512_setzero_ps();
 		if (i < n) {
 			int64_t at = (v + i) * sv + e * se;

@@ -29,9 +29,9 @@ void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *d
 
 /* ---- GEMM ------------------------------------------------------------------------ */
 
-/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation.
- * Any strides (so transposed, sliced and broadcast operands need no copy), up to
- * GEMM_BATCH_DIMS batch dims (stride 0 broadcasts). */
+/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation.  Any strides (so
+ * transposed, sliced and broadcast operands need no copy), up to GEMM_BATCH_DIMS batch dims
+ * (stride 0 broadcasts).  C overlaps neither operand.  With k = 0, C becomes 0 or stays. */
 #define GEMM_BATCH_DIMS 3
 typedef struct k_matrix {
 	void *data;          /* element [0][0][0] */
@@ -59,7 +59,7 @@ typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gem
  * NULL: the portable kernel takes everything. */
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
 const char *k_gemm_name(const k_gemm_row *r);
-/* Bytes of scratch k_gemm needs for these arguments with `threads` threads. */
+/* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address. */
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 
@@ -67,13 +67,17 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 
 /* A straight-line program over fp32 (or int32) registers, run on blocks of elements that stay
  * in the first-level cache.  Each operand is strided over a common index space of up to
- * 5 dims (stride 0 broadcasts).  With `half_steps`, every instruction whose `round16` is
- * set rounds its result to fp16: the bits of a chain are those of its single operations. */
+ * EW_MAX_DIMS dims (stride 0 broadcasts; results may be written over an operand of the same
+ * place and strides).  An instruction whose `round16` is set rounds its result to fp16, so a chain
+ * has the bits of its single operations if all are set. */
 #define EW_MAX_DIMS 6
 #define EW_MAX_OPERANDS 24
 #define EW_MAX_REGS 32
 
-/* ORDER EW: see ewise_impl.h */
+/* ORDER EW: step_floats and step_ints in ewise_impl.h.
+ * Comparisons give 1 or 0; SELECT takes b where a is not 0.  MAX, MIN and the reductions to them give NaN if
+ * either side is NaN.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers divided by zero
+ * give 0.  ROUND goes to the nearest even integer. */
 #define EW_OP_LIST(X)                                                              \
 	X(LOAD) X(STORE) X(IMM)                                                    \
 	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(MAX) X(MIN)       \
@@ -115,16 +119,16 @@ typedef struct ew_program {
 } ew_program;
 void k_ewise(pool *p, uint32_t isa, const ew_program *prog);
 
-/* Reduction of register `reg` of a program (its instructions run first, without stores or with)
- * over the dims set in `mask`; the result has the other dims in order, written to `out`
- * with strides over all dims (those of reduced dims ignored).  fp32 accumulation in a fixed
- * order.  MEAN divides the sum at the end, NORM takes the square root; `round16` rounds the
- * result to fp16 before `post` instructions... are applied by the caller with k_ewise. */
+/* Reduces register `reg` of a program, whose instructions (stores among them) run first, over the
+ * dims in `mask`; dims are not 0.  `out` has strides over all dims, those of reduced dims are ignored.
+ * fp32 accumulation in an order that depends on the dims alone.  MEAN divides the sum at the
+ * end, L2 takes the root of the sum of squares; out's type rounds once.  Integer programs: SUM and
+ * SUM_SQUARE wrap, MAX, MIN. */
 typedef enum k_reduction { K_SUM, K_MEAN, K_MAX, K_MIN, K_SUM_SQUARE, K_L2 } k_reduction;
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
               const ew_operand *out);
 
-/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted. */
+/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted.  y may be x. */
 void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x, const ew_operand *y);
 
 /* ---- Training -------------------------------------------------------------------- */

@@ -15,8 +15,9 @@ const k_loops *loops_for(uint32_t isa)
 
 size_t k_type_size(k_type t)
 {
-	static const uint8_t size[K_TYPE_COUNT] = {[K_F16] = 2, [K_F32] = 4, [K_BF16] = 2, [K_I8] = 1,  [K_U8] = 1,
-	                                           [K_I16] = 2, [K_U16] = 2, [K_I32] = 4,  [K_U32] = 4, [K_BOOL] = 1};
+	static const uint8_t size[K_TYPE_COUNT] = {
+	    [K_F16] = 2, [K_F32] = 4, [K_BF16] = 2, [K_I8] = 1,  [K_U8] = 1,
+	    [K_I16] = 2, [K_U16] = 2, [K_I32] = 4,  [K_U32] = 4, [K_BOOL] = 1};
 	return (unsigned)t < K_TYPE_COUNT ? size[t] : 0;
 }
 
@@ -35,9 +36,10 @@ static void run_piece(void *arg, int64_t i, int worker)
 
 /* Elements for which waking threads pays (some microseconds of work), and of one piece. */
 #define PARALLEL_ELEMENTS 16384
-#define PIECE_ELEMENTS 8192
+#define PIECE_ELEMENTS    8192
 
-void run_pieces(pool *p, int64_t n, int64_t weight, void (*fn)(void *arg, int64_t first, int64_t last), void *arg)
+void run_pieces(pool *p, int64_t n, int64_t weight, void (*fn)(void *arg, int64_t first, int64_t last),
+		void *arg)
 {
 	if (n <= 0)
 		return;

@@ -29,7 +29,7 @@ typedef struct k_loops {
 	/* Folds register x[ni][nj] into acc: over i if fold_i, over j if fold_j; acc has the other
 	 * dims.  `first`: acc has no value yet. */
 	void (*fold)(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
-	             bool integer, bool first);
+		     bool integer, bool first);
 	/* What is left to do when all is folded: MEAN divides by `count`, L2 takes the root. */
 	void (*finish)(float *acc, int n, k_reduction how, int64_t count);
 	/* Elements with stride s to fp32 and back; s == 1 is the fast case. */
@@ -67,7 +67,7 @@ typedef struct ew_space {
 /* `lead`: the operand whose order in memory counts most.  `mask`: dims that are reduced.
  * `limit`: elements of a tile. */
 void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
-                const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit);
+		const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit);
 /* Number of tiles over the dims that are (not) folded. */
 int64_t space_tiles(const ew_space *s, bool folded);
 /* Adds the place of tile `index` over the (not) folded dims to t->offset and sets the sizes
@@ -76,6 +76,7 @@ void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t);
 
 /* Runs fn(arg, first, last, worker) over [0, n) in pieces; `weight` is the elements one index stands
  * for: small work stays on the caller, pieces are large enough to hide their dispatch. */
-void run_pieces(pool *p, int64_t n, int64_t weight, void (*fn)(void *arg, int64_t first, int64_t last), void *arg);
+void run_pieces(pool *p, int64_t n, int64_t weight, void (*fn)(void *arg, int64_t first, int64_t last),
+		void *arg);
 
 #endif

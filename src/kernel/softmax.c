@@ -15,10 +15,10 @@ typedef struct softmax_job {
 	k_type tx, ty;
 	const char *x;
 	char *y;
-	int64_t n, sx, sy;  /* the axis: length, strides */
-	int rank;           /* the other dims, the innermost last */
+	int64_t n, sx, sy; /* the axis: length, strides */
+	int rank;          /* the other dims, the innermost last */
 	int64_t dim[EW_MAX_DIMS], stride_x[EW_MAX_DIMS], stride_y[EW_MAX_DIMS];
-	int64_t blocks;     /* of COLUMN_BLOCK along the innermost, in the column form */
+	int64_t blocks; /* of COLUMN_BLOCK along the innermost, in the column form */
 } softmax_job;
 
 /* Byte addresses of row `index` over the first `rank` of the other dims. */
@@ -39,12 +39,14 @@ static void row_at(const softmax_job *job, int rank, int64_t index, const char *
 static void load_run(const k_loops *l, float *to, const char *from, k_type type, int64_t s, int64_t n)
 {
 	for (int64_t i = 0; i < n; i += EW_BLOCK)
-		l->load(to + i, from + i * s * (int64_t)k_type_size(type), type, s, (int)MIN(n - i, EW_BLOCK));
+		l->load(to + i, from + i * s * (int64_t)k_type_size(type), type, s,
+			(int)MIN(n - i, EW_BLOCK));
 }
 static void store_run(const k_loops *l, char *to, k_type type, int64_t s, const float *from, int64_t n)
 {
 	for (int64_t i = 0; i < n; i += EW_BLOCK)
-		l->store(to + i * s * (int64_t)k_type_size(type), type, s, from + i, (int)MIN(n - i, EW_BLOCK));
+		l->store(to + i * s * (int64_t)k_type_size(type), type, s, from + i,
+			 (int)MIN(n - i, EW_BLOCK));
 }
 
 /* Rows along the axis, one after the other. */
@@ -88,14 +90,16 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 			for (int64_t r = 0; r < job->n; r += ROWS) {
 				int rows = (int)MIN(job->n - r, ROWS);
 				for (int i = 0; i < rows; i++)
-					l->load(buf + i * n, x + (r + i) * job->sx * sizex, job->tx, job->stride_x[inner], n);
+					l->load(buf + i * n, x + (r + i) * job->sx * sizex, job->tx,
+						job->stride_x[inner], n);
 				if (pass == 0) {
 					l->softmax_update(max, sum, buf, rows, n);
 					continue;
 				}
 				l->softmax_apply(buf, max, sum, rows, n);
 				for (int i = 0; i < rows; i++)
-					l->store(y + (r + i) * job->sy * sizey, job->ty, job->stride_y[inner], buf + i * n, n);
+					l->store(y + (r + i) * job->sy * sizey, job->ty, job->stride_y[inner],
+						 buf + i * n, n);
 			}
 			for (int j = 0; pass == 0 && j < n; j++)
 				sum[j] = 1 / sum[j];
@@ -103,11 +107,18 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 	}
 }
 
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x, const ew_operand *y)
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x,
+	       const ew_operand *y)
 {
 	assert(rank <= EW_MAX_DIMS && axis >= 0 && axis < rank);
-	softmax_job job = {.loops = loops_for(isa), .tx = x->type, .ty = y->type, .x = x->data, .y = y->data,
-	                   .n = dim[axis], .sx = x->stride[axis], .sy = y->stride[axis]};
+	softmax_job job = {.loops = loops_for(isa),
+			   .tx = x->type,
+			   .ty = y->type,
+			   .x = x->data,
+			   .y = y->data,
+			   .n = dim[axis],
+			   .sx = x->stride[axis],
+			   .sy = y->stride[axis]};
 	int64_t rows = 1;
 	for (int d = 0; d < rank; d++) {
 		if (dim[d] == 0)
@@ -130,7 +141,8 @@ void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, co
 	}
 	int64_t columns = job.dim[job.rank - 1];
 	job.blocks = (columns + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
-	run_pieces(p, rows / columns * job.blocks, job.n * MIN(columns, COLUMN_BLOCK) * 4, softmax_columns, &job);
+	run_pieces(p, rows / columns * job.blocks, job.n * MIN(columns, COLUMN_BLOCK) * 4, softmax_columns,
+		   &job);
 }
 
 /* ---- Cross-entropy ---------------------------------------------------------------- */
@@ -143,9 +155,9 @@ typedef struct loss_job {
 	const int32_t *target;
 	int64_t vocab, n;
 	float grad_scale;
-	float *column_loss;     /* n; or NULL */
-	double *block_loss;     /* per block of columns of this group */
-	int64_t base;           /* first block of the group */
+	float *column_loss; /* n; or NULL */
+	double *block_loss; /* per block of columns of this group */
+	int64_t base;       /* first block of the group */
 } loss_job;
 
 /* Loads rows x n logits whose first is at [row][column].  A single column is contiguous. */
@@ -221,12 +233,18 @@ static void loss_blocks(void *arg, int64_t first, int64_t last)
 }
 
 void k_cross_entropy(pool *p, uint32_t isa, half *logits, const int32_t *target, int64_t vocab, int64_t n,
-                     float grad_scale, double *loss_sum, float *column_loss, int64_t *counted)
+		     float grad_scale, double *loss_sum, float *column_loss, int64_t *counted)
 {
 	enum { GROUP = 256 };
 	double block_loss[GROUP], sum = 0;
-	loss_job job = {.loops = loops_for(isa), .logits = logits, .target = target, .vocab = vocab, .n = n,
-	                .grad_scale = grad_scale, .column_loss = column_loss, .block_loss = block_loss};
+	loss_job job = {.loops = loops_for(isa),
+			.logits = logits,
+			.target = target,
+			.vocab = vocab,
+			.n = n,
+			.grad_scale = grad_scale,
+			.column_loss = column_loss,
+			.block_loss = block_loss};
 	int64_t blocks = (n + LOSS_COLUMNS - 1) / LOSS_COLUMNS;
 	for (job.base = 0; job.base < blocks; job.base += GROUP) {
 		int64_t count = MIN(blocks - job.base, GROUP);

@@ -7,7 +7,7 @@
 
 /* x and dx have a token per column, the table one per row: both ways go through a small
  * transposed buffer, so that table and x are touched by whole cache lines. */
-#define TOKENS 32
+#define TOKENS   32
 #define CHANNELS 64
 
 typedef struct embed_job {
@@ -40,8 +40,13 @@ static void embed_piece(void *arg, int64_t first, int64_t last)
 
 void k_embed(pool *p, uint32_t isa, half *x, const float *table, const int32_t *token, int64_t dim, int64_t n)
 {
-	embed_job job = {.loops = loops_for(isa), .x = x, .table = table, .token = token, .dim = dim, .n = n,
-	                 .blocks = (n + TOKENS - 1) / TOKENS};
+	embed_job job = {.loops = loops_for(isa),
+			 .x = x,
+			 .table = table,
+			 .token = token,
+			 .dim = dim,
+			 .n = n,
+			 .blocks = (n + TOKENS - 1) / TOKENS};
 	run_pieces(p, (dim + CHANNELS - 1) / CHANNELS * job.blocks, TOKENS * CHANNELS, embed_piece, &job);
 }
 
@@ -68,11 +73,16 @@ static void embed_grad_piece(void *arg, int64_t first, int64_t last)
 	}
 }
 
-void k_embed_grad(pool *p, uint32_t isa, float *dtable, const half *dx, const int32_t *token, int64_t dim, int64_t n,
-                  float scale)
+void k_embed_grad(pool *p, uint32_t isa, float *dtable, const half *dx, const int32_t *token, int64_t dim,
+		  int64_t n, float scale)
 {
-	embed_job job = {.loops = loops_for(isa), .dx = dx, .dtable = dtable, .token = token, .dim = dim, .n = n,
-	                 .scale = scale};
+	embed_job job = {.loops = loops_for(isa),
+			 .dx = dx,
+			 .dtable = dtable,
+			 .token = token,
+			 .dim = dim,
+			 .n = n,
+			 .scale = scale};
 	run_pieces(p, (dim + GRAD_CHANNELS - 1) / GRAD_CHANNELS, GRAD_CHANNELS * n, embed_grad_piece, &job);
 }
 
@@ -93,8 +103,8 @@ static void norm_piece(void *arg, int64_t first, int64_t last)
 	norm_job *job = arg;
 	for (int64_t b = first; b < last; b++) {
 		job->finite[b] = true;
-		job->sum[b] = job->loops->sum_squares(job->x + b * job->step, MIN(job->n - b * job->step, job->step),
-		                                      &job->finite[b]);
+		job->sum[b] = job->loops->sum_squares(
+		    job->x + b * job->step, MIN(job->n - b * job->step, job->step), &job->finite[b]);
 	}
 }
 
@@ -133,7 +143,8 @@ static void adamw_piece(void *arg, int64_t first, int64_t last)
 	job->loops->adamw(job->h, job->w + at, job->g + at, job->m + at, job->v + at, end - at);
 }
 
-void k_adamw_step(pool *p, uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n)
+void k_adamw_step(pool *p, uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v,
+		  int64_t n)
 {
 	adamw_job job = {loops_for(isa), h, w, m, v, g, n};
 	run_pieces(p, (n + ADAMW_STEP - 1) / ADAMW_STEP, ADAMW_STEP, adamw_piece, &job);

@@ -150,18 +150,21 @@ static void test_programs(void **state)
 		bool steps = round % 2;
 		array a[5];
 		for (int o = 0; o < 5; o++)
-			make(&a[o], rank, dim, o < 3 ? in[pick_int(0, LENGTH(in) - 1)] : o == 3 ? out[pick_int(0, LENGTH(out) - 1)] : K_BOOL,
+			make(&a[o], rank, dim,
+			     o < 3    ? in[pick_int(0, LENGTH(in) - 1)]
+			     : o == 3 ? out[pick_int(0, LENGTH(out) - 1)]
+				      : K_BOOL,
 			     o >= 3);
 		const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
-		                          {.op = EW_LOAD, .dst = 1, .a = 1},
-		                          {.op = EW_LOAD, .dst = 2, .a = 2},
-		                          {.op = EW_MUL, .dst = 3, .a = 0, .b = 1, .round16 = steps},
-		                          {.op = EW_ADD, .dst = 2, .a = 3, .b = 2, .round16 = steps},
-		                          {.op = EW_IMM, .dst = 3, .imm = -0.25f},
-		                          {.op = EW_MAX, .dst = 3, .a = 2, .b = 3},
-		                          {.op = EW_STORE, .dst = 3, .a = 3},
-		                          {.op = EW_GT, .dst = 0, .a = 0, .b = 1},
-		                          {.op = EW_STORE, .dst = 4, .a = 0}};
+					  {.op = EW_LOAD, .dst = 1, .a = 1},
+					  {.op = EW_LOAD, .dst = 2, .a = 2},
+					  {.op = EW_MUL, .dst = 3, .a = 0, .b = 1, .round16 = steps},
+					  {.op = EW_ADD, .dst = 2, .a = 3, .b = 2, .round16 = steps},
+					  {.op = EW_IMM, .dst = 3, .imm = -0.25f},
+					  {.op = EW_MAX, .dst = 3, .a = 2, .b = 3},
+					  {.op = EW_STORE, .dst = 3, .a = 3},
+					  {.op = EW_GT, .dst = 0, .a = 0, .b = 1},
+					  {.op = EW_STORE, .dst = 4, .a = 0}};
 		for (int run = 0; run < nisa + CHECK_POOLS; run++) {
 			for (int o = 0; o < 5; o++)
 				if (run == 0)
@@ -171,8 +174,12 @@ static void test_programs(void **state)
 			ew_operand operand[5];
 			for (int o = 0; o < 5; o++)
 				operand[o] = a[o].o;
-			ew_program p = {.rank = rank, .ninstr = LENGTH(instr), .noperands = 5, .nregs = 4, .instr = instr,
-			                .operand = operand};
+			ew_program p = {.rank = rank,
+					.ninstr = LENGTH(instr),
+					.noperands = 5,
+					.nregs = 4,
+					.instr = instr,
+					.operand = operand};
 			memcpy(p.dim, dim, sizeof p.dim);
 			k_ewise(run < nisa ? NULL : check_pools()[run - nisa], isas[run % nisa], &p);
 			int64_t at[EW_MAX_DIMS] = {0}, outside = 0;
@@ -186,8 +193,10 @@ static void test_programs(void **state)
 				t = steps ? as_f16(t) : t;
 				float want = as_type(fmaxf(t, -0.25f), a[3].o.type);
 				float got = value(&a[3].o, a[3].memory, place(&a[3].o, rank, at));
-				if (!check_same(got, want) || value(&a[4].o, a[4].memory, place(&a[4].o, rank, at)) != (x[0] > x[1]))
-					fail_msg("round %d run %d rank %d: %a, expected %a", round, run, rank, (double)got, (double)want);
+				if (!check_same(got, want) ||
+				    value(&a[4].o, a[4].memory, place(&a[4].o, rank, at)) != (x[0] > x[1]))
+					fail_msg("round %d run %d rank %d: %a, expected %a", round, run, rank,
+						 (double)got, (double)want);
 				/* what the result covers is marked, so that the rest can be compared below */
 				size_t size = k_type_size(a[3].o.type);
 				memcpy(a[3].memory + place(&a[3].o, rank, at) * (int64_t)size,
@@ -205,25 +214,36 @@ static void test_programs(void **state)
 static void test_integers(void **state)
 {
 	(void)state;
-	static const int32_t x[] = {0, 1, -1, 7, -7, INT32_MAX, INT32_MIN, 12, 5, -13}, y[] = {1, 0, -1, 2, 3, -3, 1, -5, 2, 4};
+	static const int32_t x[] = {0, 1, -1, 7, -7, INT32_MAX, INT32_MIN, 12, 5, -13},
+			     y[] = {1, 0, -1, 2, 3, -3, 1, -5, 2, 4};
 	enum { N = LENGTH(x) * LENGTH(y) };
 	int32_t a[N], b[N], r[N];
 	for (int i = 0; i < N; i++) {
 		a[i] = x[i / LENGTH(y)];
 		b[i] = y[i % LENGTH(y)];
 	}
-	static const ew_op ops[] = {EW_ADD, EW_SUB, EW_MUL, EW_FLOOR_DIV, EW_MOD, EW_MAX, EW_MIN, EW_LT, EW_ABS, EW_SIGN};
+	static const ew_op ops[] = {EW_ADD, EW_SUB, EW_MUL, EW_FLOOR_DIV, EW_MOD,
+				    EW_MAX, EW_MIN, EW_LT,  EW_ABS,       EW_SIGN};
 	for (int o = 0; o < LENGTH(ops); o++)
 		for (int s = 0; s < nisa; s++) {
-			ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0}, {.op = EW_LOAD, .dst = 1, .a = 1},
-			                    {.op = (uint8_t)ops[o], .dst = 2, .a = 0, .b = 1}, {.op = EW_STORE, .dst = 2, .a = 2}};
+			ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+					    {.op = EW_LOAD, .dst = 1, .a = 1},
+					    {.op = (uint8_t)ops[o], .dst = 2, .a = 0, .b = 1},
+					    {.op = EW_STORE, .dst = 2, .a = 2}};
 			ew_operand operand[] = {{a, K_I32, {1}}, {b, K_I32, {1}}, {r, K_I32, {1}}};
-			ew_program p = {.rank = 1, .dim = {N}, .ninstr = 4, .noperands = 3, .nregs = 3, .instr = instr,
-			                .operand = operand, .integer = true};
+			ew_program p = {.rank = 1,
+					.dim = {N},
+					.ninstr = 4,
+					.noperands = 3,
+					.nregs = 3,
+					.instr = instr,
+					.operand = operand,
+					.integer = true};
 			k_ewise(NULL, isas[s], &p);
 			for (int i = 0; i < N; i++) {
 				int64_t u = a[i], v = b[i], q = v ? (int64_t)floor((double)u / (double)v) : 0;
-				int64_t want[] = {u + v, u - v, u * v, q, v ? u - q * v : 0, MAX(u, v), MIN(u, v), u < v, llabs(u), (u > 0) - (u < 0)};
+				int64_t want[] = {u + v,     u - v,     u * v, q,        v ? u - q * v : 0,
+						  MAX(u, v), MIN(u, v), u < v, llabs(u), (u > 0) - (u < 0)};
 				assert_int_equal(r[i], (int32_t)(uint32_t)(uint64_t)want[o]);
 			}
 		}
@@ -251,13 +271,16 @@ static void test_reductions(void **state)
 		make(&y, rank, kept, pick_int(0, 1) ? K_F16 : K_F32, true);
 		fill(&a, -3, 5);
 		fill(&y, 0, 1);
-		const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0}, {.op = EW_NEG, .dst = 1, .a = 0}};
-		ew_program p = {.rank = rank, .ninstr = 2, .noperands = 1, .nregs = 2, .instr = instr, .operand = &a.o};
+		const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+					  {.op = EW_NEG, .dst = 1, .a = 0}};
+		ew_program p = {
+		    .rank = rank, .ninstr = 2, .noperands = 1, .nregs = 2, .instr = instr, .operand = &a.o};
 		memcpy(p.dim, dim, sizeof p.dim);
 		char *first = malloc(y.bytes);
 		for (int run = 0; run < nisa + CHECK_POOLS; run++) {
 			memcpy(y.memory, y.before, y.bytes);
-			k_reduce(run < nisa ? NULL : check_pools()[run - nisa], isas[run % nisa], &p, 1, how, mask, &y.o);
+			k_reduce(run < nisa ? NULL : check_pools()[run - nisa], isas[run % nisa], &p, 1, how,
+				 mask, &y.o);
 			if (run == 0)
 				memcpy(first, y.memory, y.bytes);
 			else if (memcmp(first, y.memory, y.bytes) != 0)
@@ -281,19 +304,27 @@ static void test_reductions(void **state)
 				top = fmax(top, v);
 				low = fmin(low, v);
 			} while (next(inner, rank, span));
-			double want = how == K_MAX ? top : how == K_MIN ? low : how == K_MEAN ? sum / (double)count : how == K_L2 ? sqrt(sum) : sum;
+			double want = how == K_MAX    ? top
+				      : how == K_MIN  ? low
+				      : how == K_MEAN ? sum / (double)count
+				      : how == K_L2   ? sqrt(sum)
+						      : sum;
 			double n = (double)count + 2, bound = n * 0x1p-24 / (1 - n * 0x1p-24) * size;
 			if (how == K_MAX || how == K_MIN)
 				bound = 0;
 			else if (how == K_MEAN)
 				bound = bound / (double)count + fabs(want) * 0x1p-24;
 			else if (how == K_L2)
-				bound = want == 0 ? 0 : bound / want; /* sqrt(s + e) - sqrt(s) <= e / sqrt(s) */
+				bound =
+				    want == 0 ? 0 : bound / want; /* sqrt(s + e) - sqrt(s) <= e / sqrt(s) */
 			if (y.o.type == K_F16)
-				bound += (how == K_MAX || how == K_MIN) && a.o.type == K_F16 ? 0 : fmax(fabs(want) * 0x1p-11, 0x1p-25) * 1.01;
+				bound += (how == K_MAX || how == K_MIN) && a.o.type == K_F16
+					     ? 0
+					     : fmax(fabs(want) * 0x1p-11, 0x1p-25) * 1.01;
 			double got = (double)value(&y.o, y.memory, place(&y.o, rank, at));
 			if (!(fabs(got - want) <= bound) && !(isinf(got) && fabs(want) > 65500))
-				fail_msg("round %d how %d count %d: %.9g, expected %.9g +- %.3g", round, (int)how, (int)count, got, want, bound);
+				fail_msg("round %d how %d count %d: %.9g, expected %.9g +- %.3g", round,
+					 (int)how, (int)count, got, want, bound);
 		} while (next(at, rank, kept));
 		drop(&a);
 		drop(&y);
@@ -309,8 +340,14 @@ static void test_integer_sums(void **state)
 			x[i][j] = i * 1000 - j * 77;
 	ew_instr load = {.op = EW_LOAD, .dst = 0, .a = 0};
 	ew_operand a = {x, K_I32, {33, 1}}, over_i = {y, K_I32, {0, 1}}, over_j = {z, K_I32, {1, 0}};
-	ew_program p = {.rank = 2, .dim = {7, 33}, .ninstr = 1, .noperands = 1, .nregs = 1, .instr = &load, .operand = &a,
-	                .integer = true};
+	ew_program p = {.rank = 2,
+			.dim = {7, 33},
+			.ninstr = 1,
+			.noperands = 1,
+			.nregs = 1,
+			.instr = &load,
+			.operand = &a,
+			.integer = true};
 	k_reduce(NULL, isas[nisa - 1], &p, 0, K_SUM, 1, &over_i);
 	k_reduce(NULL, isas[nisa - 1], &p, 0, K_MAX, 2, &over_j);
 	for (int j = 0; j < 33; j++)
@@ -345,7 +382,8 @@ static void test_softmax(void **state)
 		char *first = malloc(y.bytes);
 		for (int run = 0; run < nisa + CHECK_POOLS; run++) {
 			memcpy(y.memory, y.before, y.bytes);
-			k_softmax(run < nisa ? NULL : check_pools()[run - nisa], isas[run % nisa], rank, dim, axis, &x.o, &y.o);
+			k_softmax(run < nisa ? NULL : check_pools()[run - nisa], isas[run % nisa], rank, dim,
+				  axis, &x.o, &y.o);
 			if (run == 0)
 				memcpy(first, y.memory, y.bytes);
 			else if (memcmp(first, y.memory, y.bytes) != 0)
@@ -366,17 +404,21 @@ static void test_softmax(void **state)
 					else if (pass == 1)
 						sum += exp(v - max);
 					else {
-						double got = (double)value(&y.o, y.memory, place(&y.o, rank, at)), want = exp(v - max) / sum;
+						double got = (double)value(&y.o, y.memory,
+									   place(&y.o, rank, at)),
+						       want = exp(v - max) / sum;
 						if (isinf(max)) {
 							assert_true(isnan(got));
 							continue;
 						}
 						double d = isinf(v) ? 0 : max - v;
-						double bound = want * ((double)dim[axis] + d + 6) * 0x1p-23 + 0x1p-140;
+						double bound =
+						    want * ((double)dim[axis] + d + 6) * 0x1p-23 + 0x1p-140;
 						if (y.o.type == K_F16)
 							bound += fmax(want * 0x1p-11, 0x1p-25) * 1.01;
 						if (!(fabs(got - want) <= bound))
-							fail_msg("round %d: %.9g, expected %.9g +- %.3g", round, got, want, bound);
+							fail_msg("round %d: %.9g, expected %.9g +- %.3g",
+								 round, got, want, bound);
 					}
 				}
 			at[axis] = 0;
@@ -402,7 +444,8 @@ static void test_conversion(void **state)
 		for (int i = 0; i < N; i++)
 			if (!check_same(f[i], half_to_float((half)i)))
 				fail_msg("isa %x: f16 %04x gives %a", isas[s], i, (double)f[i]);
-		for (int i = 0; i < M; i++) /* all exponents and signs, ties and their neighbours among them */
+		for (int i = 0; i < M;
+		     i++) /* all exponents and signs, ties and their neighbours among them */
 			f[i] = bits_float((uint32_t)i << 12 ^ (i % 7 == 0 ? 1 : i % 11 == 0 ? 0xfff : 0));
 		k_f32_to_f16(NULL, isas[s], h, f, M);
 		k_f32_to_bf16(NULL, isas[s], b, f, M);
@@ -429,7 +472,8 @@ static void test_copy(void **state)
 		fill(&x, -100, 100);
 		fill(&y, -100, 100);
 		size_t size = k_type_size(t);
-		k_copy_strided(check_pools()[round % CHECK_POOLS], size, rank, dim, y.o.data, y.o.stride, x.o.data, x.o.stride);
+		k_copy_strided(check_pools()[round % CHECK_POOLS], size, rank, dim, y.o.data, y.o.stride,
+			       x.o.data, x.o.stride);
 		int64_t at[EW_MAX_DIMS] = {0};
 		do {
 			char *to = y.memory + place(&y.o, rank, at) * (int64_t)size;
@@ -472,8 +516,9 @@ static int end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_programs),     cmocka_unit_test(test_integers), cmocka_unit_test(test_reductions),
-	        cmocka_unit_test(test_integer_sums), cmocka_unit_test(test_softmax),  cmocka_unit_test(test_conversion),
-	        cmocka_unit_test(test_copy)};
+	    cmocka_unit_test(test_programs),   cmocka_unit_test(test_integers),
+	    cmocka_unit_test(test_reductions), cmocka_unit_test(test_integer_sums),
+	    cmocka_unit_test(test_softmax),    cmocka_unit_test(test_conversion),
+	    cmocka_unit_test(test_copy)};
 	return cmocka_run_group_tests(tests, begin, end);
 }

@@ -49,15 +49,20 @@ static int64_t extent(int64_t lines, int64_t length, const layout *l, int64_t *l
 	return lines * *line;
 }
 
-static void make(tensor *t, int64_t batch, int64_t rows, int64_t cols, k_type type, const layout *l, bool broadcast)
+static void make(tensor *t, int64_t batch, int64_t rows, int64_t cols, k_type type, const layout *l,
+		 bool broadcast)
 {
 	int64_t line, step;
-	int64_t one = l->column_major ? extent(cols, rows, l, &line, &step) : extent(rows, cols, l, &line, &step);
+	int64_t one =
+	    l->column_major ? extent(cols, rows, l, &line, &step) : extent(rows, cols, l, &line, &step);
 	t->size = one * (broadcast ? 1 : batch);
 	t->memory = malloc((size_t)(t->size * (type == K_F16 ? 2 : 4)) + 64);
 	assert_non_null(t->memory);
-	t->x = (k_matrix){.data = t->memory, .type = type, .rs = l->column_major ? step : line,
-	                  .cs = l->column_major ? line : step, .bs = {broadcast ? 0 : one}};
+	t->x = (k_matrix){.data = t->memory,
+			  .type = type,
+			  .rs = l->column_major ? step : line,
+			  .cs = l->column_major ? line : step,
+			  .bs = {broadcast ? 0 : one}};
 }
 
 static float get(const k_matrix *x, int64_t i, int64_t j, int64_t b)
@@ -95,8 +100,16 @@ static const char *check(gemm_run_fn *run, const k_gemm_row *row, const setup *s
 	assert_true(before && inside);
 	for (int64_t i = 0; i < c.size; i++)
 		before[i] = s->tc == K_F16 ? half_to_float(((half *)c.memory)[i]) : ((float *)c.memory)[i];
-	k_gemm_args g = {.m = s->m, .n = s->n, .k = s->k, .nbatch = 1, .batch = {s->batch}, .a = a.x, .b = b.x, .c = c.x,
-	                 .accumulate = s->accumulate, .precision = s->precision};
+	k_gemm_args g = {.m = s->m,
+			 .n = s->n,
+			 .k = s->k,
+			 .nbatch = 1,
+			 .batch = {s->batch},
+			 .a = a.x,
+			 .b = b.x,
+			 .c = c.x,
+			 .accumulate = s->accumulate,
+			 .precision = s->precision};
 	size_t bytes = k_gemm_scratch(row, &g, pool_threads(p));
 	unsigned char *scratch = malloc(bytes + 32);
 	assert_non_null(scratch);
@@ -118,20 +131,27 @@ static const char *check(gemm_run_fn *run, const k_gemm_row *row, const setup *s
 					sum += t;
 					size += fabs(t);
 				}
-				double got = (double)get(&c.x, i, j, q), n = 2.0 * (double)s->k + 4, gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
-				double bound = s->exact ? 0 : size * (gamma + (rounded ? 0x1p-7 + 0x1p-16 : 0)) + 0x1p-126 * n;
+				double got = (double)get(&c.x, i, j, q), n = 2.0 * (double)s->k + 4,
+				       gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
+				double bound = s->exact ? 0
+							: size * (gamma + (rounded ? 0x1p-7 + 0x1p-16 : 0)) +
+							      0x1p-126 * n;
 				if (s->tc == K_F16) {
 					if (s->exact)
 						sum = (double)half_to_float(half_from_double(sum));
 					else
 						bound += fmax(fabs(sum) * 0x1p-11, 0x1p-25) * 1.01;
-					if (fabs(sum) + bound >= 65520 && isinf(got) && (got > 0) == (sum > 0))
+					if (fabs(sum) + bound >= 65520 && isinf(got) &&
+					    (got > 0) == (sum > 0))
 						continue;
 				}
-				bool good = isnan(sum) ? isnan(got) : isinf(sum) ? got == sum : fabs(got - sum) <= bound;
+				bool good = isnan(sum)   ? isnan(got)
+					    : isinf(sum) ? got == sum
+							 : fabs(got - sum) <= bound;
 				if (!good) {
-					snprintf(text, sizeof text, "[%d][%d][%d] is %.9g, expected %.9g +- %.3g", (int)q, (int)i, (int)j, got, sum,
-					         bound);
+					snprintf(text, sizeof text,
+						 "[%d][%d][%d] is %.9g, expected %.9g +- %.3g", (int)q,
+						 (int)i, (int)j, got, sum, bound);
 					wrong = text;
 				}
 			}
@@ -153,11 +173,12 @@ static void expect(const k_gemm_row *row, const setup *s, pool *p, uint64_t seed
 {
 	const char *wrong = check(k_gemm, row, s, p, seed);
 	if (wrong)
-		fail_msg("%s %dx%dx%d batch %d, types %d %d %d, columns-first %d %d %d, strided %d %d %d, accumulate %d, "
-		         "precision %d, seed %d: %s",
-		         row->name, (int)s->m, (int)s->n, (int)s->k, (int)s->batch, (int)s->ta, (int)s->tb, (int)s->tc,
-		         s->a.column_major, s->b.column_major, s->c.column_major, s->a.strided, s->b.strided, s->c.strided,
-		         s->accumulate, (int)s->precision, (int)seed, wrong);
+		fail_msg("%s %dx%dx%d batch %d, types %d %d %d, columns-first %d %d %d, strided %d %d %d, "
+			 "accumulate %d, "
+			 "precision %d, seed %d: %s",
+			 row->name, (int)s->m, (int)s->n, (int)s->k, (int)s->batch, (int)s->ta, (int)s->tb,
+			 (int)s->tc, s->a.column_major, s->b.column_major, s->c.column_major, s->a.strided,
+			 s->b.strided, s->c.strided, s->accumulate, (int)s->precision, (int)seed, wrong);
 }
 
 /* ---- Data ------------------------------------------------------------------------- */
@@ -175,14 +196,20 @@ static float eleven_bits(uint64_t seed, uint64_t i)
 /* From the whole range of fp16. */
 static float extreme(uint64_t seed, uint64_t i)
 {
-	static const float v[] = {65504, -65504, 0x1p-24f, -0x1p-24f, 0x1.ff8p-15f, 0, -0.0f, 1, -2047, 0x1p-14f, 0x1.004p0f, 0x1.ffcp-2f};
+	static const float v[] = {65504, -65504, 0x1p-24f, -0x1p-24f, 0x1.ff8p-15f, 0,
+				  -0.0f, 1,      -2047,    0x1p-14f,  0x1.004p0f,   0x1.ffcp-2f};
 	return v[(int)check_uniform(seed, i, 0, 12)];
 }
 /* Now and then something that is not finite. */
 static float not_finite(uint64_t seed, uint64_t i)
 {
 	double u = check_uniform(seed, i, 0, 60);
-	return u < 1 ? INFINITY : u < 2 ? -INFINITY : u < 2.5 ? NAN : u < 10 ? 0 : u < 20 ? 1 : (float)check_uniform(seed + 9, i, -2, 2);
+	return u < 1     ? INFINITY
+	       : u < 2   ? -INFINITY
+	       : u < 2.5 ? NAN
+	       : u < 10  ? 0
+	       : u < 20  ? 1
+			 : (float)check_uniform(seed + 9, i, -2, 2);
 }
 
 /* ---- Which rows ------------------------------------------------------------------- */
@@ -192,12 +219,22 @@ static bool runs_here(const k_gemm_row *r) { return (r->isa & machine) == r->isa
 /* Tile instructions cost microseconds when they are emulated. */
 static bool slow(const k_gemm_row *r) { return provider == AMX_EMULATED && (r->isa & ISA_AMX_BF16); }
 
-static k_precision precision_of(const k_gemm_row *r) { return r->precision >> K_EXACT & 1 ? K_EXACT : K_FAST; }
+static k_precision precision_of(const k_gemm_row *r)
+{
+	return r->precision >> K_EXACT & 1 ? K_EXACT : K_FAST;
+}
 
 static setup plain(const k_gemm_row *r, int64_t m, int64_t n, int64_t k)
 {
-	return (setup){.m = m, .n = n, .k = k, .batch = 1, .ta = K_F16, .tb = K_F16, .tc = K_F32,
-	               .precision = precision_of(r), .value = uniform};
+	return (setup){.m = m,
+		       .n = n,
+		       .k = k,
+		       .batch = 1,
+		       .ta = K_F16,
+		       .tb = K_F16,
+		       .tc = K_F32,
+		       .precision = precision_of(r),
+		       .value = uniform};
 }
 
 /* ---- Tests ------------------------------------------------------------------------ */
@@ -212,7 +249,8 @@ static void test_tails(void **state)
 		const k_gemm_row *r = &gemm_table[i];
 		if (!runs_here(r))
 			continue;
-		const int mr = r->vector ? 9 : r->mr, nr = r->vector ? GEMM_VECTORS - 1 : r->nr, kr = MAX(r->kr, 2);
+		const int mr = r->vector ? 9 : r->mr, nr = r->vector ? GEMM_VECTORS - 1 : r->nr,
+			  kr = MAX(r->kr, 2);
 		const int some[][2] = {{1, 1}, {mr, nr}, {mr + 1, nr + 1}, {2 * mr - 1, 2}};
 		for (int c = 0; c < (slow(r) ? 3 : 4); c++) {
 			const int u = some[c][0], v = some[c][1];
@@ -281,10 +319,11 @@ static void test_blocks_and_threads(void **state)
 		const k_gemm_row *r = &gemm_table[i];
 		if (!runs_here(r))
 			continue;
-		const int64_t shape[][4] = {/* m, n, k, batch */
-		                            {r->vector ? 333 : 2 * r->mc + 5, r->vector ? 1 : r->nr * 3 + 1, r->kc + 9, 1},
-		                            {70, r->vector ? 2 : r->nc + 9, r->vector ? 100 : 70, 1},
-		                            {50, r->vector ? 1 : 40, 33, 7}};
+		const int64_t shape[][4] = {
+		    /* m, n, k, batch */
+		    {r->vector ? 333 : 2 * r->mc + 5, r->vector ? 1 : r->nr * 3 + 1, r->kc + 9, 1},
+		    {70, r->vector ? 2 : r->nc + 9, r->vector ? 100 : 70, 1},
+		    {50, r->vector ? 1 : 40, 33, 7}};
 		for (int c = 0; c < LENGTH(shape); c++) {
 			setup s = plain(r, shape[c][0], shape[c][1], shape[c][2]);
 			s.batch = shape[c][3];
@@ -294,10 +333,16 @@ static void test_blocks_and_threads(void **state)
 			for (int t = 0; t < (slow(r) ? 2 : CHECK_POOLS); t++)
 				expect(r, &s, pools[t], 7);
 			/* bits, at every number of threads */
-			k_gemm_args g = {.m = s.m, .n = s.n, .k = s.k, .nbatch = 1, .batch = {s.batch}, .precision = s.precision};
+			k_gemm_args g = {.m = s.m,
+					 .n = s.n,
+					 .k = s.k,
+					 .nbatch = 1,
+					 .batch = {s.batch},
+					 .precision = s.precision};
 			float *first = NULL;
 			size_t bytes = (size_t)(s.m * s.n * s.batch) * 4;
-			half *a = malloc((size_t)(s.m * s.k * s.batch) * 2), *b = malloc((size_t)(s.k * s.n * s.batch) * 2);
+			half *a = malloc((size_t)(s.m * s.k * s.batch) * 2),
+			     *b = malloc((size_t)(s.k * s.n * s.batch) * 2);
 			for (int64_t e = 0; e < s.m * s.k * s.batch; e++)
 				a[e] = half_from_float(uniform(11, e));
 			for (int64_t e = 0; e < s.k * s.n * s.batch; e++)
@@ -312,7 +357,8 @@ static void test_blocks_and_threads(void **state)
 				k_gemm(pools[t], r, &g, scratch);
 				free(scratch);
 				if (first && memcmp(first, y, bytes) != 0)
-					fail_msg("%s: %d threads give other bits", r->name, pool_threads(pools[t]));
+					fail_msg("%s: %d threads give other bits", r->name,
+						 pool_threads(pools[t]));
 				if (!first)
 					first = y;
 				else
@@ -359,11 +405,13 @@ static void test_extremes(void **state)
 		if (!runs_here(r))
 			continue;
 		for (uint64_t seed = 20; seed < 26; seed++) {
-			setup s = plain(r, r->vector ? 65 : r->mr + 3, r->vector ? 1 : r->nr + 7, seed < 24 ? 1 + (int)seed % 4 : 70);
+			setup s = plain(r, r->vector ? 65 : r->mr + 3, r->vector ? 1 : r->nr + 7,
+					seed < 24 ? 1 + (int)seed % 4 : 70);
 			s.tc = seed % 2 ? K_F16 : K_F32;
 			s.value = extreme;
 			expect(r, &s, NULL, seed);
-			/* bf16 products round before they meet infinities, which changes nothing about those */
+			/* bf16 products round before they meet infinities, which changes nothing about those
+			 */
 			s.value = not_finite;
 			expect(r, &s, NULL, seed);
 		}
@@ -420,7 +468,8 @@ static void test_wrong_kernels_are_rejected(void **state)
 static void test_selection(void **state)
 {
 	(void)state;
-	const uint32_t avx512 = ISA_AVX2 | ISA_AVX512, amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8;
+	const uint32_t avx512 = ISA_AVX2 | ISA_AVX512,
+		       amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8;
 	static const struct {
 		uint32_t isa;
 		int64_t m, n;
@@ -428,22 +477,22 @@ static void test_selection(void **state)
 		k_precision precision;
 		const char *name;
 	} want[] = {
-	        {0, 64, 64, K_F16, K_EXACT, "f32_portable_4x8"},
-	        {0, 64, 1, K_F16, K_FAST, "vector_portable"},
-	        {0, 64, 64, K_F32, K_FAST, "f32_portable_4x8"},
+	    {0, 64, 64, K_F16, K_EXACT, "f32_portable_4x8"},
+	    {0, 64, 1, K_F16, K_FAST, "vector_portable"},
+	    {0, 64, 64, K_F32, K_FAST, "f32_portable_4x8"},
 #ifdef __x86_64__
-	        {ISA_AVX2, 64, 64, K_F16, K_EXACT, "f32_avx2_6x16"},
-	        {ISA_AVX2, 1, 64, K_F16, K_EXACT, "vector_avx2"},
-	        {avx512, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
-	        {avx512, 64, 64, K_F32, K_FAST, "f32_avx512_12x32"},
-	        {avx512, 64, 4, K_F32, K_FAST, "vector_avx512"},
-	        {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_FAST, "bf16_avx512_12x32"},
-	        {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
-	        {amx, 64, 64, K_F16, K_FAST, "amx_bf16_32x32"},
-	        {amx, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
-	        {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
-	        {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
-	        {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
+	    {ISA_AVX2, 64, 64, K_F16, K_EXACT, "f32_avx2_6x16"},
+	    {ISA_AVX2, 1, 64, K_F16, K_EXACT, "vector_avx2"},
+	    {avx512, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
+	    {avx512, 64, 64, K_F32, K_FAST, "f32_avx512_12x32"},
+	    {avx512, 64, 4, K_F32, K_FAST, "vector_avx512"},
+	    {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_FAST, "bf16_avx512_12x32"},
+	    {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
+	    {amx, 64, 64, K_F16, K_FAST, "amx_bf16_32x32"},
+	    {amx, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
+	    {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
+	    {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
+	    {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
 #endif
 	};
 	for (int i = 0; i < LENGTH(want); i++) {
@@ -468,9 +517,10 @@ static int begin(void **state)
 	machine = isa_detect();
 	if (provider == AMX_EMULATED && machine & ISA_AVX512_BF16)
 		machine |= ISA_AMX_BF16;
-	print_message("tile instructions: %s\n", provider == AMX_SILICON               ? "this processor's"
-	                                         : machine & ISA_AMX_BF16 ? "emulated"
-	                                                                  : "none, their kernels are not tested here");
+	print_message("tile instructions: %s\n", provider == AMX_SILICON ? "this processor's"
+						 : machine & ISA_AMX_BF16
+						     ? "emulated"
+						     : "none, their kernels are not tested here");
 	return 0;
 }
 
@@ -483,9 +533,12 @@ static int end(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_tails),    cmocka_unit_test(test_layouts),  cmocka_unit_test(test_blocks_and_threads),
-	        cmocka_unit_test(test_exact),    cmocka_unit_test(test_extremes), cmocka_unit_test(test_wrong_kernels_are_rejected),
-	        cmocka_unit_test(test_selection)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_tails),
+					   cmocka_unit_test(test_layouts),
+					   cmocka_unit_test(test_blocks_and_threads),
+					   cmocka_unit_test(test_exact),
+					   cmocka_unit_test(test_extremes),
+					   cmocka_unit_test(test_wrong_kernels_are_rejected),
+					   cmocka_unit_test(test_selection)};
 	return cmocka_run_group_tests(tests, begin, end);
 }

@@ -22,7 +22,8 @@ static void test_embed(void **state)
 	static const int size[][3] = {{10, 5, 3}, {100, 70, 65}, {31, 288, 257}, {3, 1, 1}, {500, 64, 1}};
 	for (int c = 0; c < LENGTH(size); c++) {
 		const int vocab = size[c][0], dim = size[c][1], n = size[c][2];
-		float *table = malloc(sizeof *table * (size_t)(vocab * dim)), *grad = malloc(sizeof *grad * (size_t)(vocab * dim));
+		float *table = malloc(sizeof *table * (size_t)(vocab * dim)),
+		      *grad = malloc(sizeof *grad * (size_t)(vocab * dim));
 		int32_t *token = malloc(sizeof *token * (size_t)n);
 		half *x = malloc(sizeof *x * (size_t)(dim * n)), *dx = malloc(sizeof *dx * (size_t)(dim * n));
 		for (int i = 0; i < vocab * dim; i++)
@@ -46,7 +47,8 @@ static void test_embed(void **state)
 						if (token[s] == t)
 							want += 0.3f * half_to_float(dx[d * n + s]);
 					if (grad[t * dim + d] != want)
-						fail_msg("run %d token %d channel %d: %a, expected %a", run, t, d, (double)grad[t * dim + d], (double)want);
+						fail_msg("run %d token %d channel %d: %a, expected %a", run,
+							 t, d, (double)grad[t * dim + d], (double)want);
 				}
 		}
 		free(table);
@@ -65,7 +67,8 @@ static void test_cross_entropy(void **state)
 	static const int size[][2] = {{7, 5}, {1, 3}, {65, 33}, {1000, 1}, {321, 100}, {4096, 64}, {63, 2}};
 	for (int c = 0; c < LENGTH(size); c++) {
 		const int vocab = size[c][0], n = size[c][1];
-		half *logits = malloc(sizeof *logits * (size_t)(vocab * n)), *work = malloc(sizeof *work * (size_t)(vocab * n));
+		half *logits = malloc(sizeof *logits * (size_t)(vocab * n)),
+		     *work = malloc(sizeof *work * (size_t)(vocab * n));
 		half *first = malloc(sizeof *first * (size_t)(vocab * n));
 		int32_t *target = malloc(sizeof *target * (size_t)n);
 		float *loss = malloc(sizeof *loss * (size_t)n);
@@ -78,7 +81,8 @@ static void test_cross_entropy(void **state)
 		const float scale = 1024.0f / (float)n;
 		for (int run = 0; run < RUNS; run++) {
 			memcpy(work, logits, sizeof *work * (size_t)(vocab * n));
-			k_cross_entropy(run_pool(run), run_isa(run), work, target, vocab, n, scale, &sum, loss, &counted);
+			k_cross_entropy(run_pool(run), run_isa(run), work, target, vocab, n, scale, &sum,
+					loss, &counted);
 			if (run == 0) {
 				memcpy(first, work, sizeof *work * (size_t)(vocab * n));
 				first_sum = sum;
@@ -87,9 +91,11 @@ static void test_cross_entropy(void **state)
 			assert_true(sum == first_sum);
 			double again;
 			memcpy(work, logits, sizeof *work * (size_t)(vocab * n));
-			k_cross_entropy(run_pool(run), run_isa(run), work, target, vocab, n, 0, &again, NULL, NULL);
+			k_cross_entropy(run_pool(run), run_isa(run), work, target, vocab, n, 0, &again, NULL,
+					NULL);
 			assert_true(sum == again);
-			assert_memory_equal(logits, work, sizeof *work * (size_t)(vocab * n)); /* no gradient wanted */
+			assert_memory_equal(logits, work,
+					    sizeof *work * (size_t)(vocab * n)); /* no gradient wanted */
 		}
 		for (int s = 0; s < n; s++) {
 			double max = -INFINITY, total = 0;
@@ -99,12 +105,15 @@ static void test_cross_entropy(void **state)
 				total += exp((double)half_to_float(logits[v * n + s]) - max);
 			for (int v = 0; v < vocab; v++) {
 				double d = max - (double)half_to_float(logits[v * n + s]);
-				double p = exp(-d) / total, want = target[s] < 0 ? 0 : (double)scale * (p - (v == target[s]));
-				double bound = (double)scale * (p * ((double)vocab + d + 8) * 0x1p-23 + (v == target[s] ? 0x1p-24 : 0));
+				double p = exp(-d) / total,
+				       want = target[s] < 0 ? 0 : (double)scale * (p - (v == target[s]));
+				double bound = (double)scale * (p * ((double)vocab + d + 8) * 0x1p-23 +
+								(v == target[s] ? 0x1p-24 : 0));
 				bound += fmax(fabs(want) * 0x1p-11, 0x1p-25) * 1.01;
 				double got = (double)half_to_float(first[v * n + s]);
 				if (!(fabs(got - want) <= bound))
-					fail_msg("%dx%d gradient [%d][%d]: %.9g, expected %.9g +- %.3g", vocab, n, v, s, got, want, bound);
+					fail_msg("%dx%d gradient [%d][%d]: %.9g, expected %.9g +- %.3g",
+						 vocab, n, v, s, got, want, bound);
 			}
 			double want = 0, bound = 0;
 			if (target[s] >= 0) {
@@ -114,7 +123,8 @@ static void test_cross_entropy(void **state)
 				want_counted++;
 			}
 			if (!(fabs((double)loss[s] - want) <= bound))
-				fail_msg("%dx%d loss [%d]: %.9g, expected %.9g +- %.3g", vocab, n, s, (double)loss[s], want, bound);
+				fail_msg("%dx%d loss [%d]: %.9g, expected %.9g +- %.3g", vocab, n, s,
+					 (double)loss[s], want, bound);
 			want_sum += want;
 			bound_sum += bound;
 		}
@@ -174,13 +184,20 @@ static void test_adamw(void **state)
 		init[a] = malloc(N * sizeof(float));
 		got[a] = malloc(N * sizeof(float));
 		for (int i = 0; i < N; i++)
-			init[a][i] = (float)check_uniform(7 + a, i, a == 3 ? 0 : -1, 1) * (a == 3 ? 1e-3f : 1);
+			init[a][i] =
+			    (float)check_uniform(7 + a, i, a == 3 ? 0 : -1, 1) * (a == 3 ? 1e-3f : 1);
 	}
 	for (int a = 0; a < 3; a++)
 		first[a] = malloc(N * sizeof(float));
 	init[3][5] = init[2][5] = init[1][5] = 0; /* a weight that never had a gradient: 0 / (0 + eps) */
-	k_adamw h = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .decay = 0.1f, .c1 = 0.271f, .c2 = 0.142625f,
-	             .g_scale = 0.37f};
+	k_adamw h = {.lr = 1e-3f,
+		     .beta1 = 0.9f,
+		     .beta2 = 0.95f,
+		     .eps = 1e-8f,
+		     .decay = 0.1f,
+		     .c1 = 0.271f,
+		     .c2 = 0.142625f,
+		     .g_scale = 0.37f};
 	for (int run = 0; run < RUNS; run++) {
 		for (int a = 0; a < 4; a++)
 			memcpy(got[a], init[a], N * sizeof(float));
@@ -196,13 +213,16 @@ static void test_adamw(void **state)
 	}
 	const double u = 0x1p-24;
 	for (int i = 0; i < N; i++) {
-		double w = (double)init[0][i], g = (double)init[1][i] * (double)h.g_scale, m0 = (double)init[2][i], v0 = (double)init[3][i];
-		double b1 = (double)h.beta1, b2 = (double)h.beta2, m = b1 * m0 + (1 - b1) * g, v = b2 * v0 + (1 - b2) * g * g;
+		double w = (double)init[0][i], g = (double)init[1][i] * (double)h.g_scale,
+		       m0 = (double)init[2][i], v0 = (double)init[3][i];
+		double b1 = (double)h.beta1, b2 = (double)h.beta2, m = b1 * m0 + (1 - b1) * g,
+		       v = b2 * v0 + (1 - b2) * g * g;
 		double em = 8 * u * (fabs(b1 * m0) + fabs((1 - b1) * g)), ev = 8 * u * v;
 		double step = (m / (double)h.c1) / (sqrt(v / (double)h.c2) + (double)h.eps);
 		double want = w - (double)h.lr * (step + (double)h.decay * w);
 		double es = v > 0 ? em / (double)h.c1 / sqrt(v / (double)h.c2) + 12 * u * fabs(step) : 0;
-		double ew = (double)h.lr * (es + 8 * u * fabs(step) + 8 * u * fabs((double)h.decay * w)) + 2 * u * fabs(w);
+		double ew = (double)h.lr * (es + 8 * u * fabs(step) + 8 * u * fabs((double)h.decay * w)) +
+			    2 * u * fabs(w);
 		assert_true(fabs((double)got[2][i] - m) <= em);
 		assert_true(fabs((double)got[3][i] - v) <= ev);
 		if (!(fabs((double)got[0][i] - want) <= ew))
@@ -232,6 +252,6 @@ static int end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_embed), cmocka_unit_test(test_cross_entropy),
-	                                   cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw)};
+					   cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw)};
 	return cmocka_run_group_tests(tests, begin, end);
 }

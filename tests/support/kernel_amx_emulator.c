@@ -28,15 +28,15 @@ static _Thread_local tile_state state;
 typedef struct instruction {
 	int pp, opcode, length; /* pp: 0 none, 1 66, 2 F3, 3 F2 */
 	int mod, reg, rm, vvvv;
-	uint64_t address;  /* base + displacement, or base + displacement + index * scale */
-	int64_t stride;    /* index * scale; tile loads and stores: bytes between rows */
+	uint64_t address; /* base + displacement, or base + displacement + index * scale */
+	int64_t stride;   /* index * scale; tile loads and stores: bytes between rows */
 } instruction;
 
 /* Register by its number in instruction encodings. */
 static uint64_t general(const ucontext_t *u, int number)
 {
 	static const int at[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-	                           REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+				   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 	return (uint64_t)u->uc_mcontext.gregs[at[number]];
 }
 
@@ -69,7 +69,8 @@ static bool decode(const ucontext_t *u, instruction *x)
 		base = *p++ & 7;
 	}
 	if (x->mod == 0 && base == 5) {
-		has_base = false; /* a 32-bit displacement; without index byte relative to the next instruction */
+		has_base =
+		    false; /* a 32-bit displacement; without index byte relative to the next instruction */
 		if (x->rm == 5)
 			x->address = (uint64_t)(uintptr_t)(p + 4);
 	}
@@ -146,8 +147,10 @@ static void dot_bytes(int c, int a, int b, bool signed_a, bool signed_b)
 			memcpy(&sum, &state.data[c][m][4 * n], 4);
 			for (int k = 0; k < state.bytes[a] / 4; k++)
 				for (int i = 0; i < 4; i++) {
-					uint8_t x = state.data[a][m][4 * k + i], y = state.data[b][k][4 * n + i];
-					sum += (uint32_t)((signed_a ? (int8_t)x : x) * (signed_b ? (int8_t)y : y));
+					uint8_t x = state.data[a][m][4 * k + i],
+						y = state.data[b][k][4 * n + i];
+					sum += (uint32_t)((signed_a ? (int8_t)x : x) *
+							  (signed_b ? (int8_t)y : y));
 				}
 			memcpy(&state.data[c][m][4 * n], &sum, 4);
 		}
@@ -194,7 +197,8 @@ static bool perform(const instruction *x)
 		return false;
 	/* TDP..: c in reg, a in rm, b in vvvv; their shapes must agree */
 	int c = x->reg, a = x->rm, b = x->vvvv;
-	if (state.rows[c] != state.rows[a] || state.bytes[c] != state.bytes[b] || state.bytes[a] != state.rows[b] * 4)
+	if (state.rows[c] != state.rows[a] || state.bytes[c] != state.bytes[b] ||
+	    state.bytes[a] != state.rows[b] * 4)
 		return false;
 	if (x->opcode == 0x5c && x->pp == PF3)
 		dot_bf16(c, a, b);

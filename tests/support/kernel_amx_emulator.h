@@ -6,8 +6,8 @@
 #include <stdbool.h>
 
 typedef enum amx_provider {
-	AMX_NONE,     /* not x86-64, or without what the emulator itself needs */
-	AMX_SILICON,  /* the processor has tiles and the system grants them */
+	AMX_NONE,    /* not x86-64, or without what the emulator itself needs */
+	AMX_SILICON, /* the processor has tiles and the system grants them */
 	AMX_EMULATED
 } amx_provider;
 
