@@ -146,6 +146,8 @@ an_status soft_submit(an_call *c)
 	dev->status = AN_OK;
 	for (int i = nin; i < e->nports; i++)
 		staged += needs_stage(c, i) ? stage_bytes(c->bound[i]) : 0;
+	/* scratch was there when this was compiled, but a larger one may have been refused since */
+	TRY(soft_reserve(d, &dev->scratch, &dev->scratch_size, e->scratch));
 	TRY(soft_reserve(d, &dev->stage, &dev->stage_size, staged));
 	char *stage = dev->stage;
 	for (int i = 0; i < e->nports; i++) {
