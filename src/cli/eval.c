@@ -11,9 +11,8 @@ const cli_command cmd_eval = {
     .name = "eval",
     .operands = "MODEL_FOLDER [TEXT]",
     .summary = "measure a model on a text, in bits per byte, or write its logits",
-    .details = "Windows of --tokens tokens; every token of the text is predicted once.  Bits per byte "
-	       "compare across\n"
-	       "tokenizers and with compressors.",
+    .details = "Windows of --tokens tokens; every token of the text is predicted once.  Bits per byte\n"
+	       "compare across tokenizers and with compressors.",
     .example = "anneal eval demo/model demo/valid.txt",
     .run = run,
 };

@@ -10,9 +10,9 @@ const cli_command cmd_grad = {
     .name = "grad",
     .operands = "PROGRAM.mil",
     .summary = "differentiate a MIL program: writes fwd.mil and bwd.mil",
-    .details = "fwd.mil returns what the program returned, then the values its backward needs.  bwd.mil "
-	       "takes those and the\n"
-	       "gradients d_OUTPUT of the outputs, and returns the gradients d_INPUT.",
+    .details = "fwd.mil returns what the program returned, then the values its backward needs.\n"
+	       "bwd.mil takes those and the gradients d_OUTPUT of the outputs, and returns the\n"
+	       "gradients d_INPUT.",
     .example = "anneal grad examples/layer.mil --wrt x,w --out /tmp/layer-grad",
     .run = run,
 };

@@ -10,8 +10,8 @@ const cli_command cmd_lint = {
     .name = "lint",
     .operands = "PROGRAM.mil...",
     .summary = "check MIL programs: syntax, operations, types, shapes, constants",
-    .details = "Diagnostics go to standard output as file:line:column: error: text.  Exit status 1 if there "
-	       "are any.",
+    .details = "Diagnostics go to standard output as file:line:column: error: text.  Exit status 1 if\n"
+	       "there are any.",
     .example = "anneal lint examples/layer.mil",
     .run = run,
 };

@@ -9,9 +9,8 @@ const cli_command cmd_plan = {
     .name = "plan",
     .operands = "",
     .summary = "list a training step: device programs and host operations, FLOPs, bytes, memory",
-    .details = "FLOPs are 2*M*N*K over the contractions.  The trainer executes exactly this list; entries "
-	       "marked \"update\"\n"
-	       "run once per update, the others once per micro-batch.",
+    .details = "FLOPs are 2*M*N*K over the contractions.  The trainer executes exactly this list;\n"
+	       "entries marked \"update\" run once per update, the others once per micro-batch.",
     .example = "anneal plan --preset layer768",
     .run = run,
 };

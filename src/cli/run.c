@@ -11,9 +11,8 @@ const cli_command cmd_run = {
     .name = "run",
     .operands = "PROGRAM.mil",
     .summary = "run a MIL program on NumPy arrays",
-    .details = "Arrays are converted to the types of the inputs (round to nearest even); shapes must be "
-	       "equal.  Without\n"
-	       "--out, prints what every output looks like.",
+    .details = "Arrays are converted to the types of the inputs (round to nearest even); shapes must\n"
+	       "be equal.  Without --out, prints what every output looks like.",
     .example = "anneal run examples/layer.mil --random 1",
     .run = run,
 };
@@ -39,6 +38,14 @@ static binding *bindings(const char *option, const cli_list *list)
 				cli_usage("--%s: \"%s\" is given twice", option, b[i].name);
 	}
 	return b;
+}
+
+static void free_bindings(binding *b, cli_list *list)
+{
+	for (int i = 0; i < list->n; i++)
+		free(b[i].name);
+	free(b);
+	free(list->item);
 }
 
 static binding *find(binding *b, int n, const char *name)
@@ -128,98 +135,119 @@ static void describe(an_buffer *buffer, const char *name)
 	an_buffer_unmap(buffer);
 }
 
+/* What the user said about inputs and outputs. */
+typedef struct request {
+	binding *in, *out;
+	int nin, nout;
+	bool random;
+	uint64_t seed;
+} request;
+
+static void bind_input(an_ctx *ctx, an_call *call, an_buffer *b, const char *name, request *r)
+{
+	binding *given = find(r->in, r->nin, name);
+	if (given)
+		fill_from_file(ctx, b, name, given->path);
+	else if (r->random)
+		fill_randomly(b, &r->seed);
+	else
+		cli_fail("input \"%s\" is missing: give --in %s=FILE.npy or --random SEED", name, name);
+	cli_check(ctx, an_call_bind(call, name, b));
+}
+
+static void execute(an_ctx *ctx, an_device *device, an_executable *e, request *r)
+{
+	an_call *call;
+	an_type t;
+	an_buffer *b;
+	const char *name;
+	cli_check(ctx, an_call_new(e, &call));
+	for (int i = 0; (name = an_executable_input(e, i, &t)); i++) {
+		cli_check(ctx, an_buffer_new(device, &t, &b));
+		bind_input(ctx, call, b, name, r);
+	}
+	all_used(r->in, r->nin, "input");
+	int n = 0;
+	while (an_executable_output(e, n, NULL))
+		n++;
+	an_buffer **result = cli_alloc((size_t)n, sizeof(an_buffer *));
+	for (int i = 0; i < n; i++) {
+		name = an_executable_output(e, i, &t);
+		cli_check(ctx, an_buffer_new(device, &t, &result[i]));
+		cli_check(ctx, an_call_bind(call, name, result[i]));
+		find(r->out, r->nout, name);
+	}
+	all_used(r->out, r->nout, "output"); /* before anything runs */
+
+	cli_check(ctx, an_call_run(call));
+	for (int i = 0; i < n; i++) {
+		name = an_executable_output(e, i, NULL);
+		binding *file = find(r->out, r->nout, name);
+		if (file) {
+			void *data = an_buffer_map(result[i]);
+			cli_check(ctx, an_npy_write(ctx, file->path, an_buffer_type(result[i]), data));
+			an_buffer_unmap(result[i]);
+		} else if (r->nout == 0) {
+			describe(result[i], name);
+		}
+	}
+	free(result);
+}
+
+static void explain(an_ctx *ctx, const an_executable *e)
+{
+	char *text;
+	size_t len;
+	cli_check(ctx, an_executable_text(e, &text, &len));
+	fwrite(text, 1, len, stdout);
+	an_text_free(ctx, text, len);
+}
+
 static int run(int argc, char **argv)
 {
 	cli_device d = {0};
 	cli_list in = {0}, out = {0};
-	const char *name = NULL, *random_text = NULL;
-	uint64_t random = 0;
+	const char *name = NULL, *seed = NULL;
+	bool explained = false;
 	/* clang-format off */
 	const cli_option rows[] = {
 		{"in", "NAME=FILE.npy", "an input", .list = &in},
 		{"out", "NAME=FILE.npy", "where to write an output", .list = &out},
-		{"random", "SEED", "fill inputs that are not given with numbers in [-1, 1)",
-		 .text = &random_text},
+		{"random", "SEED", "fill inputs that are not given with numbers in [-1, 1)", .text = &seed},
 		{"function", "NAME", "which function of the program (default: the first)", .text = &name},
+		{"explain", NULL, "print what the program is compiled to, and run nothing", .flag = &explained},
 		CLI_DEVICE_OPTIONS(d, "ieee"),
 	};
 	/* clang-format on */
 	int first = CLI_PARSE(&cmd_run, rows, argc, argv);
 	if (argc - first != 1)
 		cli_usage("expected one program, found %d operands", argc - first);
-	if (random_text) {
+	request r = {bindings("in", &in), bindings("out", &out), in.n, out.n, seed != NULL, 0};
+	if (seed) {
 		char *end;
-		random = strtoull(random_text, &end, 10);
-		if (*end || end == random_text)
-			cli_usage("--random: expected a seed, found \"%s\"", random_text);
+		r.seed = strtoull(seed, &end, 10);
+		if (*end || end == seed)
+			cli_usage("--random: expected a seed, found \"%s\"", seed);
 	}
-	binding *ins = bindings("in", &in), *outs = bindings("out", &out);
 
 	an_ctx *ctx = cli_open_ctx(&d);
 	an_device *device = cli_open_device(ctx, &d, "ieee");
 	an_program *p;
+	an_executable *e;
 	cli_check(ctx, an_program_read(ctx, argv[first], &p));
 	an_function *f = an_program_function(p, name);
 	if (!f)
 		cli_fail("%s: there is no function \"%s\"", argv[first], name ? name : "main");
-	an_executable *e;
-	an_call *call;
 	cli_check(ctx, an_compile(device, f, &e));
-	cli_check(ctx, an_call_new(e, &call));
+	if (explained)
+		explain(ctx, e);
+	else
+		execute(ctx, device, e, &r);
 
-	an_type t;
-	an_buffer *b;
-	const char *port;
-	for (int i = 0; (port = an_executable_input(e, i, &t)); i++) {
-		cli_check(ctx, an_buffer_new(device, &t, &b));
-		binding *given = find(ins, in.n, port);
-		if (given)
-			fill_from_file(ctx, b, port, given->path);
-		else if (random_text)
-			fill_randomly(b, &random);
-		else
-			cli_fail("input \"%s\" is missing: give --in %s=FILE.npy or --random SEED", port,
-				 port);
-		cli_check(ctx, an_call_bind(call, port, b));
-	}
-	all_used(ins, in.n, "input");
-	int noutputs = 0;
-	while (an_executable_output(e, noutputs, NULL))
-		noutputs++;
-	an_buffer **results = cli_alloc((size_t)noutputs, sizeof(an_buffer *));
-	binding **files = cli_alloc((size_t)noutputs, sizeof *files);
-	for (int i = 0; i < noutputs; i++) {
-		port = an_executable_output(e, i, &t);
-		cli_check(ctx, an_buffer_new(device, &t, &results[i]));
-		cli_check(ctx, an_call_bind(call, port, results[i]));
-		files[i] = find(outs, out.n, port);
-	}
-	all_used(outs, out.n, "output");
-
-	cli_check(ctx, an_call_run(call));
-	for (int i = 0; i < noutputs; i++) {
-		port = an_executable_output(e, i, NULL);
-		if (files[i]) {
-			cli_check(ctx, an_npy_write(ctx, files[i]->path, an_buffer_type(results[i]),
-						    an_buffer_map(results[i])));
-			an_buffer_unmap(results[i]);
-		} else if (out.n == 0) {
-			describe(results[i], port);
-		}
-	}
-
-	for (int i = 0; i < in.n; i++)
-		free(ins[i].name);
-	for (int i = 0; i < out.n; i++)
-		free(outs[i].name);
-	free(ins);
-	free(outs);
-	free(in.item);
-	free(out.item);
-	free(results);
-	free(files);
-	an_device_close(device);
+	an_device_close(device); /* and everything on it */
 	an_program_free(p);
 	an_ctx_close(ctx);
+	free_bindings(r.in, &in);
+	free_bindings(r.out, &out);
 	return 0;
 }

@@ -14,13 +14,11 @@ const cli_command cmd_train = {
     .name = "train",
     .operands = "TEXT...",
     .summary = "train a model on text files",
-    .details = "Trains a tokenizer on the text, writes token files, trains, and measures on the validation "
-	       "text in bits per\n"
-	       "byte.  The folder holds tokenizer.json, train.bin, valid.bin, metrics.jsonl and checkpoints, "
-	       "each a Hugging\n"
-	       "Face model folder.  Ctrl-C stops with a checkpoint; the same command with --resume goes on, "
-	       "as after any\n"
-	       "other end, with the same losses as if nothing had happened.",
+    .details = "Trains a tokenizer on the text, writes token files, trains, and measures on the\n"
+	       "validation text in bits per byte.  The folder holds tokenizer.json, train.bin,\n"
+	       "valid.bin, metrics.jsonl and checkpoints, each a Hugging Face model folder.  Ctrl-C\n"
+	       "stops with a checkpoint; the same command with --resume goes on, as after any other\n"
+	       "end, with the same losses as if nothing had happened.",
     .example = "anneal train README.md --preset nano --vocab 512 --steps 50 --out /tmp/readme.anneal",
     .run = run,
 };
@@ -33,7 +31,8 @@ static void on_interrupt(int signal) { interrupted = signal; }
 
 typedef struct progress {
 	bool json, every;   /* JSON lines; a line per update */
-	double first, last; /* validation, bits per byte; < 0: not yet */
+	double first, last; /* validation, bits per byte; NAN: not yet */
+	int evaluations;
 	double best;
 	int64_t best_step;
 	double tokens, started; /* for the mean speed */
@@ -124,9 +123,10 @@ static bool report(void *user, const an_train_report *r)
 	if (r->kind == AN_REPORT_STEP)
 		p->tokens += p->tokens_per_update;
 	if (r->kind == AN_REPORT_EVAL) {
-		if (p->first < 0)
+		if (isnan(p->first))
 			p->first = r->bits_per_byte;
 		p->last = r->bits_per_byte;
+		p->evaluations++;
 		if (r->best) {
 			p->best = r->bits_per_byte;
 			p->best_step = r->step;
@@ -188,17 +188,20 @@ static void finished(const progress *p, const an_trainer *t, const char *dir)
 	cli_status_end();
 	if (p->json) {
 		printf("{\"event\": \"end\", \"step\": %lld", (long long)an_trainer_at(t));
-		field("bits_per_byte_before", p->first >= 0 ? p->first : NAN);
-		field("bits_per_byte_after", p->last >= 0 ? p->last : NAN);
+		field("bits_per_byte_before", p->evaluations > 1 ? p->first : NAN);
+		field("bits_per_byte_after", p->last);
 		field("tokens_per_second", speed);
 		printf(", \"model\": ");
 		cli_json_text(stdout, dir);
 		printf("}\n");
 		return;
 	}
-	if (p->first >= 0)
-		printf("before: %.4f bits per byte\nafter:  %.4f bits per byte (best %.4f, step %lld)\n",
-		       p->first, p->last, p->best, (long long)p->best_step);
+	if (p->evaluations > 1)
+		printf("before: %.4f bits per byte\n", p->first);
+	if (p->evaluations > 0)
+		printf("after:  %.4f bits per byte\n", p->last);
+	if (p->evaluations > 0 && p->best < p->last)
+		printf("best:   %.4f bits per byte, step %lld\n", p->best, (long long)p->best_step);
 	printf("speed:  %s tokens/s\nmodel:  %s\n", cli_quantity(speed), dir);
 }
 
@@ -210,7 +213,7 @@ static int run(int argc, char **argv)
 	cli_model size = {0};
 	const char *out = NULL, *init = NULL;
 	bool resume = false;
-	progress p = {.first = -1, .last = -1};
+	progress p = {.first = NAN, .last = NAN};
 	prepare_options data = {.valid_share = 0.1, .vocab = 2048};
 	an_train_options opt = {.batch = 8,
 				.steps = 1000,
