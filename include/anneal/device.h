@@ -27,6 +27,7 @@ typedef struct an_device_info {
 	const char *isa;      /* instruction sets in use, "avx2,avx512,..." */
 	int threads;
 	int64_t compiles_left; /* -1: no limit */
+	int64_t memory;        /* bytes beside buffers that programs share while they run */
 } an_device_info;
 
 AN_API an_status an_device_open(an_ctx *ctx, const an_device_options *opt, an_device **out);

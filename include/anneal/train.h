@@ -105,7 +105,8 @@ AN_API double an_trainer_loss_scale(const an_trainer *t);
 AN_API const char *an_trainer_skipped(const an_trainer *t);
 /* Entries in the order of execution; valid as long as the trainer. */
 AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);
-AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers and host arrays */
+AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers, host arrays and what programs
+                                                              * need while they run */
 
 /* The plan alone, without data or weights (`anneal plan`); freed with an_trainer_free. */
 AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_train_options *opt, an_trainer **out);

@@ -353,12 +353,14 @@ static an_status add_segments(an_trainer *t)
 	return AN_OK;
 }
 
-/* Host arrays, beside the surfaces that are counted as they are added. */
-static void count_host_memory(an_trainer *t)
+/* Host arrays and what programs need, beside the surfaces that are counted as they are added. */
+static void count_other_memory(an_trainer *t)
 {
 	int blocks = t->mode == MODE_EVALUATE ? 0 : 4; /* masters, gradients, two moments */
+	an_device_info info;
+	an_device_get_info(t->device, &info);
 	t->block_bytes = (size_t)an_model_param_block(t->model) * sizeof(float);
-	t->memory += blocks * (int64_t)t->block_bytes + (int64_t)t->scratch_bytes +
+	t->memory += info.memory + blocks * (int64_t)t->block_bytes + (int64_t)t->scratch_bytes +
 		     (2 * t->S + t->o.tokens + 1) * (int64_t)sizeof(int32_t);
 }
 
@@ -387,7 +389,7 @@ an_status plan_build(an_trainer *t)
 	TRY(add_activations(t));
 	if (t->mode != MODE_EVALUATE)
 		TRY(add_training(t));
-	count_host_memory(t);
+	count_other_memory(t);
 	return AN_OK;
 }
 

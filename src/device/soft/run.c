@@ -111,11 +111,13 @@ an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want)
 	if (*have >= want)
 		return AN_OK;
 	mem_free_tensor(d->ctx, *block, *have);
+	d->info.memory -= (int64_t)*have;
 	*have = 0;
 	*block = mem_alloc_tensor(d->ctx, want);
 	if (!*block)
 		return fail_memory(d->ctx, want);
 	*have = want;
+	d->info.memory += (int64_t)want;
 	return AN_OK;
 }
 
