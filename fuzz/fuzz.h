@@ -40,7 +40,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	char *text = malloc(size + 1);
 	an_ctx *ctx;
-	an_ctx_options opt = {.threads = 1};
+	an_ctx_options opt = {.threads = 1, .isa = "portable"}; /* the same everywhere */
 	if (!text || an_ctx_open(&opt, &ctx) != AN_OK)
 		abort();
 	if (size)
