@@ -96,6 +96,11 @@ static inline void narrow_f16(half *d, const float *s, int n)
 }
 #endif
 
+static void widen_rows(float *dst, int64_t ldd, const half *src, int64_t lds, int m, int n)
+{
+	for (int i = 0; i < m; i++)
+		widen_f16(dst + i * ldd, src + i * lds, n);
+}
 static void narrow_rows(half *dst, int64_t ldd, const float *src, int64_t lds, int m, int n)
 {
 	for (int i = 0; i < m; i++)

@@ -35,7 +35,8 @@ typedef struct k_loops {
 	/* Elements with stride s to fp32 and back; s == 1 is the fast case. */
 	void (*load)(float *dst, const void *src, k_type type, int64_t s, int n);
 	void (*store)(void *dst, k_type type, int64_t s, const float *src, int n);
-	/* m rows of n floats to fp16, all at once */
+	/* m rows of n elements at once, fp16 to fp32 and back */
+	void (*widen_rows)(float *dst, int64_t ldd, const half *src, int64_t lds, int m, int n);
 	void (*narrow_rows)(half *dst, int64_t ldd, const float *src, int64_t lds, int m, int n);
 	/* Softmax of n elements in place; x has room for a multiple of EW_LANES. */
 	void (*softmax_row)(float *x, int64_t n);

@@ -11,6 +11,7 @@ const k_loops loops_portable = {
     .finish = finish,
     .load = load_floats,
     .store = store_floats,
+    .widen_rows = widen_rows,
     .narrow_rows = narrow_rows,
     .softmax_row = softmax_row,
     .softmax_update = softmax_update,

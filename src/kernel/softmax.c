@@ -65,6 +65,28 @@ static void softmax_rows(void *arg, int64_t first, int64_t last)
 	}
 }
 
+/* rows x n elements, rows along the axis, n along the innermost other dim */
+static void load_columns(const softmax_job *job, float *to, const char *from, int rows, int n)
+{
+	const int64_t stride = job->stride_x[job->rank - 1], step = job->sx * (int64_t)k_type_size(job->tx);
+	if (job->tx == K_F16 && stride == 1) {
+		job->loops->widen_rows(to, n, (const half *)(const void *)from, job->sx, rows, n);
+		return;
+	}
+	for (int i = 0; i < rows; i++)
+		job->loops->load(to + i * n, from + i * step, job->tx, stride, n);
+}
+static void store_columns(const softmax_job *job, char *to, const float *from, int rows, int n)
+{
+	const int64_t stride = job->stride_y[job->rank - 1], step = job->sy * (int64_t)k_type_size(job->ty);
+	if (job->ty == K_F16 && stride == 1) {
+		job->loops->narrow_rows((half *)(void *)to, job->sy, from, n, rows, n);
+		return;
+	}
+	for (int i = 0; i < rows; i++)
+		job->loops->store(to + i * step, job->ty, stride, from + i * n, n);
+}
+
 /* Columns: for every index of the axis, a short run along the innermost other dim. */
 static void softmax_columns(void *arg, int64_t first, int64_t last)
 {
@@ -89,17 +111,13 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 		for (int pass = 0; pass < 2; pass++) {
 			for (int64_t r = 0; r < job->n; r += ROWS) {
 				int rows = (int)MIN(job->n - r, ROWS);
-				for (int i = 0; i < rows; i++)
-					l->load(buf + i * n, x + (r + i) * job->sx * sizex, job->tx,
-						job->stride_x[inner], n);
+				load_columns(job, buf, x + r * job->sx * sizex, rows, n);
 				if (pass == 0) {
 					l->softmax_update(max, sum, buf, rows, n);
 					continue;
 				}
 				l->softmax_apply(buf, max, sum, rows, n);
-				for (int i = 0; i < rows; i++)
-					l->store(y + (r + i) * job->sy * sizey, job->ty, job->stride_y[inner],
-						 buf + i * n, n);
+				store_columns(job, y + r * job->sy * sizey, buf, rows, n);
 			}
 			for (int j = 0; pass == 0 && j < n; j++)
 				sum[j] = 1 / sum[j];
@@ -164,20 +182,18 @@ typedef struct loss_job {
 static void load_logits(const loss_job *job, float *to, int64_t row, int64_t column, int rows, int n)
 {
 	const half *from = job->logits + row * job->n + column;
-	if (n == 1)
-		job->loops->load(to, from, K_F16, job->n, rows);
+	if (job->n == 1)
+		job->loops->load(to, from, K_F16, 1, rows);
 	else
-		for (int i = 0; i < rows; i++)
-			job->loops->load(to + i * n, from + i * job->n, K_F16, 1, n);
+		job->loops->widen_rows(to, n, from, job->n, rows, n);
 }
 static void store_logits(const loss_job *job, const float *from, int64_t row, int64_t column, int rows, int n)
 {
 	half *to = job->logits + row * job->n + column;
-	if (n == 1)
-		job->loops->store(to, K_F16, job->n, from, rows);
+	if (job->n == 1)
+		job->loops->store(to, K_F16, 1, from, rows);
 	else
-		for (int i = 0; i < rows; i++)
-			job->loops->store(to + i * job->n, K_F16, 1, from + i * n, n);
+		job->loops->narrow_rows(to, job->n, from, n, rows, n);
 }
 
 static void loss_block(const loss_job *job, int64_t block)

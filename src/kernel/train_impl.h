@@ -27,7 +27,8 @@ static void softmax_row(float *x, int64_t n)
 		x[i] *= factor;
 }
 
-static void softmax_update(float *max, float *sum, const float *x, int rows, int n)
+static inline __attribute__((always_inline)) void update_columns(float *max, float *sum, const float *x,
+								 int rows, int n)
 {
 	float top[COLUMN_BLOCK], base[COLUMN_BLOCK], part[COLUMN_BLOCK];
 	for (int j = 0; j < n; j++)
@@ -55,13 +56,35 @@ static void softmax_update(float *max, float *sum, const float *x, int rows, int
 	}
 }
 
-static void softmax_apply(float *x, const float *max, const float *factor, int rows, int n)
+static inline __attribute__((always_inline)) void apply_columns(float *x, const float *max,
+								const float *factor, int rows, int n)
 {
 	for (int r = 0; r < rows; r++) {
 		INDEPENDENT
 		for (int j = 0; j < n; j++)
 			x[r * n + j] = exp_f(x[r * n + j] - max[j]) * factor[j];
 	}
+}
+
+/* Whole blocks of columns get code of their own, with a constant number of vectors per row. */
+static void softmax_update(float *max, float *sum, const float *x, int rows, int n)
+{
+	if (n == COLUMN_BLOCK)
+		update_columns(max, sum, x, rows, COLUMN_BLOCK);
+	else if (n == COLUMN_BLOCK / 2)
+		update_columns(max, sum, x, rows, COLUMN_BLOCK / 2);
+	else
+		update_columns(max, sum, x, rows, n);
+}
+
+static void softmax_apply(float *x, const float *max, const float *factor, int rows, int n)
+{
+	if (n == COLUMN_BLOCK)
+		apply_columns(x, max, factor, rows, COLUMN_BLOCK);
+	else if (n == COLUMN_BLOCK / 2)
+		apply_columns(x, max, factor, rows, COLUMN_BLOCK / 2);
+	else
+		apply_columns(x, max, factor, rows, n);
 }
 
 static double sum_squares(const float *x, int64_t n, bool *finite)

@@ -528,7 +528,8 @@ static int end(void **state)
 {
 	(void)state;
 	check_pools_stop();
-	return 0;
+	/* emulated means that the emulator was entered */
+	return provider == AMX_EMULATED && machine & ISA_AMX_BF16 && amx_emulated_count() == 0;
 }
 
 int main(void)
