@@ -167,7 +167,7 @@ static an_status add_program(an_trainer *t, int index, bool backward)
 	const char *name =
 	    arena_printf(&t->arena, "%s %s", t->segments[index].is->name, backward ? "backward" : "forward");
 	return add_entry(t, (an_plan_entry){.name = name, .flops = p->flops, .bytes = p->bytes},
-			 (action){.segment = index, .program = p, .backward = backward});
+			 (action){.segment = index, .program = p});
 }
 
 static k_type gemm_type(const an_type *t) { return t->dtype == AN_FP16 ? K_F16 : K_F32; }

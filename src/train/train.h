@@ -58,7 +58,6 @@ typedef struct segment {
 typedef struct action {
 	int segment;
 	const program *program; /* device entries */
-	bool backward;
 	an_call *call;
 	int param;        /* gradients: whose; updates: index into `order` of the first */
 	int nparams;      /* updates */
