@@ -419,6 +419,9 @@ static an_status load(an_trainer *t, arena *a, const char *folder)
 		return fail(t->ctx, AN_FORMAT, "%s:%d: not JSON: %s", state, error.line, error.text);
 	const char *numbers = NULL;
 	an_status s = check_state(t, state, root, &numbers);
+	if (s == AN_OK && t->state.step != step_of(strrchr(folder, '/') + 1))
+		s = fail(t->ctx, AN_FORMAT, "%s: the state is that of step %lld", state,
+			 (long long)t->state.step);
 	if (s == AN_OK)
 		s = read_optimizer(t, a, optimizer);
 	char found[17];

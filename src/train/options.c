@@ -32,6 +32,9 @@ an_status train_resolve(an_ctx *ctx, const an_model *m, const an_train_options *
 	TRY(check_count(ctx, "tokens", o.tokens, seq));
 	TRY(check_count(ctx, "accumulate", o.accumulate, 1 << 20));
 	TRY(check_count(ctx, "steps", o.steps, INT64_C(1) << 40));
+	if (o.steps > (INT64_C(1) << 60) / ((int64_t)o.batch * o.accumulate))
+		return fail(ctx, AN_USAGE, "%lld updates of %d x %d sequences cannot be counted",
+			    (long long)o.steps, o.batch, o.accumulate);
 	o.lr = o.lr == 0 ? 1e-3 : o.lr;
 	o.min_lr = choose(o.min_lr, 0.1);
 	o.beta1 = choose(o.beta1, 0.9);

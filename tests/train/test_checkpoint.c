@@ -278,6 +278,13 @@ static void damage_is_named(void **state)
 	}
 	write_all(path, "step-38", 7);
 	refused_with(&o, NULL, AN_IO, "last", "step-38");
+	/* a folder under another's name */
+	char from[300], to[300];
+	snprintf(from, sizeof from, "%s/step-40", dir);
+	snprintf(to, sizeof to, "%s/step-38", dir);
+	assert_int_equal(rename(from, to), 0);
+	refused_with(&o, NULL, AN_FORMAT, "trainer_state.json", "step 40");
+	assert_int_equal(rename(to, from), 0);
 	write_all(path, "step-39", 7); /* the one before */
 	assert_int_equal(train_with(&o, 1), AN_OK);
 }
