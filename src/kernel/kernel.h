@@ -15,7 +15,19 @@
 #include "base/isa.h"
 #include "base/pool.h"
 
-typedef enum k_type { K_F16, K_F32, K_BF16, K_I8, K_U8, K_I16, K_U16, K_I32, K_U32, K_BOOL, K_TYPE_COUNT } k_type;
+typedef enum k_type {
+	K_F16,
+	K_F32,
+	K_BF16,
+	K_I8,
+	K_U8,
+	K_I16,
+	K_U16,
+	K_I32,
+	K_U32,
+	K_BOOL,
+	K_TYPE_COUNT
+} k_type;
 size_t k_type_size(k_type t);
 
 /* ---- Conversion ------------------------------------------------------------------ */
@@ -25,7 +37,7 @@ void k_f32_to_f16(pool *p, uint32_t isa, half *dst, const float *src, int64_t n)
 void k_f32_to_bf16(pool *p, uint32_t isa, bfloat *dst, const float *src, int64_t n);
 /* Copies a strided array of rank <= 6 of elements of `size` bytes to another; dims[rank]. */
 void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *dst, const int64_t *dst_stride,
-                    const void *src, const int64_t *src_stride);
+		    const void *src, const int64_t *src_stride);
 
 /* ---- GEMM ------------------------------------------------------------------------ */
 
@@ -34,9 +46,9 @@ void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *d
  * (stride 0 broadcasts).  C overlaps neither operand.  With k = 0, C becomes 0 or stays. */
 #define GEMM_BATCH_DIMS 3
 typedef struct k_matrix {
-	void *data;          /* element [0][0][0] */
-	k_type type;         /* K_F16 or K_F32 */
-	int64_t rs, cs;      /* row and column stride */
+	void *data;     /* element [0][0][0] */
+	k_type type;    /* K_F16 or K_F32 */
+	int64_t rs, cs; /* row and column stride */
 	int64_t bs[GEMM_BATCH_DIMS];
 } k_matrix;
 
@@ -50,7 +62,7 @@ typedef struct k_gemm_args {
 	int nbatch;
 	int64_t batch[GEMM_BATCH_DIMS];
 	k_matrix a, b, c;
-	bool accumulate;     /* C += ; only for C of type K_F32 */
+	bool accumulate; /* C += ; only for C of type K_F32 */
 	k_precision precision;
 } k_gemm_args;
 
@@ -70,14 +82,15 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
  * EW_MAX_DIMS dims (stride 0 broadcasts; results may be written over an operand of the same
  * place and strides).  An instruction whose `round16` is set rounds its result to fp16, so a chain
  * has the bits of its single operations if all are set. */
-#define EW_MAX_DIMS 6
+#define EW_MAX_DIMS     6
 #define EW_MAX_OPERANDS 24
-#define EW_MAX_REGS 32
+#define EW_MAX_REGS     32
 
 /* ORDER EW: step_floats and step_ints in ewise_impl.h.
  * Comparisons give 1 or 0; SELECT takes b where a is not 0.  MAX, MIN and the reductions to them give NaN if
  * either side is NaN.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers divided by zero
  * give 0.  ROUND goes to the nearest even integer. */
+/* clang-format off */
 #define EW_OP_LIST(X)                                                              \
 	X(LOAD) X(STORE) X(IMM)                                                    \
 	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(MAX) X(MIN)       \
@@ -86,25 +99,27 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 	X(SIN) X(COS) X(ERF) X(FLOOR) X(CEIL) X(ROUND) X(RELU) X(LEAKY_RELU) X(ELU) X(CLIP) \
 	X(SIGMOID) X(TANH) X(SILU) X(GELU) X(GELU_TANH) X(GELU_SIGMOID) X(SOFTPLUS) X(SOFTSIGN) \
 	X(TRUNC)
+/* clang-format on */
 typedef enum ew_op {
 #define X(n) EW_##n,
 	EW_OP_LIST(X)
 #undef X
-	EW_OP_COUNT
+	    EW_OP_COUNT
 } ew_op;
 
 typedef struct ew_instr {
-	uint8_t op;        /* ew_op */
-	uint8_t dst;       /* register; STORE: operand index */
-	uint8_t a, b, c;   /* registers (SELECT: a ? b : c); LOAD: a = operand index */
-	bool round16;      /* round the result to fp16 */
-	float imm, imm2;   /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
+	uint8_t op;      /* ew_op */
+	uint8_t dst;     /* register; STORE: operand index */
+	uint8_t a, b, c; /* registers (SELECT: a ? b : c); LOAD: a = operand index */
+	bool round16;    /* round the result to fp16 */
+	float imm,
+	    imm2; /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
 } ew_instr;
 
 typedef struct ew_operand {
 	void *data;
-	k_type type;       /* bool: 0/1 bytes; loads convert to fp32, stores round to nearest even
-	                    * (ints: toward zero, saturating) */
+	k_type type; /* bool: 0/1 bytes; loads convert to fp32, stores round to nearest even
+		      * (ints: toward zero, saturating) */
 	int64_t stride[EW_MAX_DIMS];
 } ew_operand;
 
@@ -115,7 +130,7 @@ typedef struct ew_program {
 	const ew_instr *instr;
 	const ew_operand *operand;
 	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
-	               * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
+		       * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
 } ew_program;
 void k_ewise(pool *p, uint32_t isa, const ew_program *prog);
 
@@ -126,24 +141,27 @@ void k_ewise(pool *p, uint32_t isa, const ew_program *prog);
  * SUM_SQUARE wrap, MAX, MIN. */
 typedef enum k_reduction { K_SUM, K_MEAN, K_MAX, K_MIN, K_SUM_SQUARE, K_L2 } k_reduction;
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
-              const ew_operand *out);
+	      const ew_operand *out);
 
 /* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted.  y may be x. */
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x, const ew_operand *y);
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x,
+	       const ew_operand *y);
 
 /* ---- Training -------------------------------------------------------------------- */
 
 /* Gathers columns: x[c][s] = table[token[s]][c], table fp32 [vocab][dim], x fp16 [dim][n]. */
-void k_embed(pool *p, uint32_t isa, half *x, const float *table, const int32_t *token, int64_t dim, int64_t n);
+void k_embed(pool *p, uint32_t isa, half *x, const float *table, const int32_t *token, int64_t dim,
+	     int64_t n);
 /* Scatters: dtable[token[s]][c] += scale * dx[c][s], in order of s for every row. */
-void k_embed_grad(pool *p, uint32_t isa, float *dtable, const half *dx, const int32_t *token, int64_t dim, int64_t n, float scale);
+void k_embed_grad(pool *p, uint32_t isa, float *dtable, const half *dx, const int32_t *token, int64_t dim,
+		  int64_t n, float scale);
 
 /* Cross-entropy over columns of fp16 logits [vocab][n]: *loss_sum is the sum over s of
  * -log softmax(logits[:,s])[target[s]] in nats (fp64, fixed order); target < 0 is skipped.
  * If grad_scale != 0, logits are replaced by grad_scale * (softmax - onehot), 0 for
  * skipped columns. column_loss[n] (may be NULL) gets each column's loss. */
 void k_cross_entropy(pool *p, uint32_t isa, half *logits, const int32_t *target, int64_t vocab, int64_t n,
-                     float grad_scale, double *loss_sum, float *column_loss, int64_t *counted);
+		     float grad_scale, double *loss_sum, float *column_loss, int64_t *counted);
 
 /* Sum of squares in fp64 over fixed blocks; *finite is false if any value is not finite. */
 double k_sum_squares(pool *p, uint32_t isa, const float *x, int64_t n, bool *finite);
@@ -151,7 +169,10 @@ double k_sum_squares(pool *p, uint32_t isa, const float *x, int64_t n, bool *fin
 /* AdamW (Loshchilov, Hutter 2019), one step over a block; g is multiplied by g_scale first.
  *   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  *   w -= lr * ( (m / c1) / (sqrt(v / c2) + eps) + decay * w ),  c1 = 1-b1^t, c2 = 1-b2^t */
-typedef struct k_adamw { float lr, beta1, beta2, eps, decay, c1, c2, g_scale; } k_adamw;
-void k_adamw_step(pool *p, uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
+typedef struct k_adamw {
+	float lr, beta1, beta2, eps, decay, c1, c2, g_scale;
+} k_adamw;
+void k_adamw_step(pool *p, uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v,
+		  int64_t n);
 
 #endif
