@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #if defined(__GNUC__)
-#define AN_API __attribute__((visibility("default")))
+#define AN_API          __attribute__((visibility("default")))
 #define AN_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define AN_API
@@ -31,19 +31,19 @@ extern "C" {
 #endif
 
 /* Every status with the words an_status_name() gives it. */
-#define AN_STATUS_LIST(X)                                                          \
-	X(OK, "ok")                                                                \
-	X(MEMORY, "out of memory")                                                 \
-	X(USAGE, "wrong argument")                                                 \
-	X(IO, "input or output failed")                                            \
-	X(FORMAT, "malformed file")                                                \
-	X(SYNTAX, "syntax error")                                                  \
-	X(TYPE, "ill-typed program")                                               \
-	X(UNSUPPORTED, "not supported")                                            \
-	X(DEVICE, "device refused")                                                \
-	X(BUDGET, "compile budget exhausted")                                      \
-	X(NUMERIC, "non-finite or lost value")                                     \
-	X(INTERRUPTED, "interrupted")                                              \
+#define AN_STATUS_LIST(X)                      \
+	X(OK, "ok")                            \
+	X(MEMORY, "out of memory")             \
+	X(USAGE, "wrong argument")             \
+	X(IO, "input or output failed")        \
+	X(FORMAT, "malformed file")            \
+	X(SYNTAX, "syntax error")              \
+	X(TYPE, "ill-typed program")           \
+	X(UNSUPPORTED, "not supported")        \
+	X(DEVICE, "device refused")            \
+	X(BUDGET, "compile budget exhausted")  \
+	X(NUMERIC, "non-finite or lost value") \
+	X(INTERRUPTED, "interrupted")          \
 	X(INTERNAL, "internal error")
 
 typedef enum an_status {
@@ -74,9 +74,9 @@ typedef struct an_ctx an_ctx;
 typedef struct an_ctx_options {
 	const an_allocator *allocator; /* default: malloc family */
 	int threads;                   /* worker threads of devices and host operations; default: CPUs
-	                                * this process may use */
+					* this process may use */
 	const char *isa; /* comma-separated instruction sets that may be used ("portable", "avx2",
-	                  * "avx512,avx512bf16", ...); default: what the CPU and the system offer */
+			  * "avx512,avx512bf16", ...); default: what the CPU and the system offer */
 	void (*log)(void *user, an_log_level level, const char *text); /* default: dropped */
 	void *log_user;
 } an_ctx_options;

@@ -13,8 +13,8 @@ extern "C" {
 typedef struct an_safetensors an_safetensors;
 typedef struct an_tensor_info {
 	const char *name;
-	an_type type;       /* F16, F32, BF16, I8, U8, I16, U16, I32, U32, I64, U64, BOOL; rank <= 5 */
-	const void *data;   /* in the mapped file; little endian, may be unaligned */
+	an_type type;     /* F16, F32, BF16, I8, U8, I16, U16, I32, U32, I64, U64, BOOL; rank <= 5 */
+	const void *data; /* in the mapped file; little endian, may be unaligned */
 	size_t bytes;
 } an_tensor_info;
 /* Opens and checks the whole header: JSON, offsets in bounds, without gaps or overlap, sizes
@@ -33,7 +33,7 @@ AN_API const char *an_safetensors_metadata(const an_safetensors *s, const char *
  * file, so that all are aligned, otherwise the order is kept.  The file appears complete or not at
  * all.  `metadata` is NULL or key, value, key, value, ..., NULL. */
 AN_API an_status an_safetensors_write(an_ctx *ctx, const char *path, const an_tensor_info *tensors, int n,
-                                      const char *const *metadata);
+				      const char *const *metadata);
 
 /* ---- NumPy .npy (format 1.0-3.0, C or Fortran order on reading, C order on writing) ---- */
 /* Reads f2, f4, i1..i8, u1..u8 and b1 of either byte order as they are and f8 rounded to fp32.
@@ -48,7 +48,8 @@ AN_API void an_npy_free(an_ctx *ctx, const an_type *type, void *data);
  * than "llama", scaled rotary embeddings, biases, another hidden_act), naming the key. */
 AN_API an_status an_hf_config_read(an_ctx *ctx, const char *path, an_llama_config *out);
 /* end_token: id of end of text, which also begins one; < 0: none. */
-AN_API an_status an_hf_config_write(an_ctx *ctx, const char *path, const an_llama_config *c, int32_t end_token);
+AN_API an_status an_hf_config_write(an_ctx *ctx, const char *path, const an_llama_config *c,
+				    int32_t end_token);
 /* generation_config.json, which tells transformers' generate() where to stop. */
 AN_API an_status an_hf_generation_config_write(an_ctx *ctx, const char *path, int32_t end_token);
 /* model.safetensors (or the shards of model.safetensors.index.json) in `dir` -> the flat parameter

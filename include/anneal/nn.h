@@ -17,17 +17,17 @@ extern "C" {
 /* The Llama family: RMSNorm, rotary embedding (Hugging Face's split-half form), grouped-query
  * attention, SwiGLU.  Field names in brackets are those of Hugging Face's config.json. */
 typedef struct an_llama_config {
-	int32_t dim;      /* [hidden_size] */
-	int32_t layers;   /* [num_hidden_layers] */
-	int32_t heads;    /* [num_attention_heads]; divides dim unless head_dim is given */
-	int32_t kv_heads; /* [num_key_value_heads]; divides heads; 0: heads */
-	int32_t head_dim; /* [head_dim]; even; 0: dim / heads */
-	int32_t hidden;   /* [intermediate_size] */
-	int32_t vocab;    /* [vocab_size] */
-	int32_t seq;      /* [max_position_embeddings] longest context */
-	double rope_theta;/* [rope_theta]; 0: 10000 */
-	double norm_eps;  /* [rms_norm_eps]; 0: 1e-5 */
-	bool tied;        /* [tie_word_embeddings] the classifier is the embedding table */
+	int32_t dim;       /* [hidden_size] */
+	int32_t layers;    /* [num_hidden_layers] */
+	int32_t heads;     /* [num_attention_heads]; divides dim unless head_dim is given */
+	int32_t kv_heads;  /* [num_key_value_heads]; divides heads; 0: heads */
+	int32_t head_dim;  /* [head_dim]; even; 0: dim / heads */
+	int32_t hidden;    /* [intermediate_size] */
+	int32_t vocab;     /* [vocab_size] */
+	int32_t seq;       /* [max_position_embeddings] longest context */
+	double rope_theta; /* [rope_theta]; 0: 10000 */
+	double norm_eps;   /* [rms_norm_eps]; 0: 1e-5 */
+	bool tied;         /* [tie_word_embeddings] the classifier is the embedding table */
 } an_llama_config;
 
 /* Fills a configuration from a preset: "stories15m", "stories42m", "stories110m" (karpathy's
@@ -46,16 +46,16 @@ typedef enum an_param_kind { AN_PARAM_EMBEDDING, AN_PARAM_MATRIX, AN_PARAM_NORM 
 /* A row of the parameter table.  Everything that walks the parameters (allocation, AdamW,
  * saving, loading, packing) walks this table. */
 typedef struct an_param {
-	const char *name;   /* Hugging Face's: "model.layers.0.self_attn.q_proj.weight" */
+	const char *name; /* Hugging Face's: "model.layers.0.self_attn.q_proj.weight" */
 	an_param_kind kind;
-	int rank;           /* 1 or 2 */
-	int32_t dim[2];     /* matrices are [out, in] */
-	int64_t offset;     /* of its first element in the flat block of all parameters; each
-	                     * parameter starts at a multiple of 16 elements */
-	int64_t count;      /* elements */
-	bool decay;         /* AdamW's weight decay applies (matrices and embedding, not norms) */
-	double init_std;    /* normal(0, init_std); norms (kind NORM) start at 1.  Matrices 0.02, those that add
-	                     * to the residual stream (o_proj, down_proj) 0.02 / sqrt(2 * layers) */
+	int rank;        /* 1 or 2 */
+	int32_t dim[2];  /* matrices are [out, in] */
+	int64_t offset;  /* of its first element in the flat block of all parameters; each
+			  * parameter starts at a multiple of 16 elements */
+	int64_t count;   /* elements */
+	bool decay;      /* AdamW's weight decay applies (matrices and embedding, not norms) */
+	double init_std; /* normal(0, init_std); norms (kind NORM) start at 1.  Matrices 0.02, those that add
+			  * to the residual stream (o_proj, down_proj) 0.02 / sqrt(2 * layers) */
 } an_param;
 
 typedef struct an_segment {
@@ -64,7 +64,7 @@ typedef struct an_segment {
 	int nparams;
 	const int *param;         /* indices into the parameter table */
 	const char *const *input; /* the function's input name for each.  layer: attn_norm, wq, wk, wv, wo,
-	                           * ffn_norm, w_gate, w_up, w_down; head: norm, w_out */
+				   * ffn_norm, w_gate, w_up, w_down; head: norm, w_out */
 } an_segment;
 
 typedef struct an_model an_model;
@@ -79,8 +79,8 @@ AN_API int an_model_embedding(const an_model *m);       /* index of the embeddin
 AN_API int an_model_segments(const an_model *m);
 AN_API const an_segment *an_model_segment(const an_model *m, int i);
 
-/* Fills a flat parameter block (an_model_param_block elements, padding zero) from the counter-based generator (base/random.h): parameter i,
- * element j is init_std * normal(seed, stream i, index j). */
+/* Fills a flat parameter block (an_model_param_block elements, padding zero) from the counter-based generator
+ * (base/random.h): parameter i, element j is init_std * normal(seed, stream i, index j). */
 AN_API void an_model_init(const an_model *m, uint64_t seed, float *block);
 
 /* Builds the training/evaluation function `function` ("layer", "head") into `p` for `batch`
@@ -89,7 +89,7 @@ AN_API void an_model_init(const an_model *m, uint64_t seed, float *block);
  *   head:  x [1,dim,1,S], parameters -> logits [1,vocab,1,S]
  * fp16 throughout; parameter inputs have role AN_ROLE_PARAM and the shape of the table. */
 AN_API an_status an_model_build(const an_model *m, an_program *p, const char *function, int batch, int tokens,
-                                an_function **out);
+				an_function **out);
 
 /* What a mask adds to scores that must not count.  exp() of it is 0 in every arithmetic, and unlike
  * -65504 (fp16's lowest) it does not overflow to -inf when a negative score is added. */
@@ -101,9 +101,10 @@ AN_API an_status an_model_build(const an_model *m, an_program *p, const char *fu
  *   cache holds a token, AN_MASKED elsewhere), rope_cos, rope_sin [1,1,head_dim/2,W] for the new
  *   positions, parameters
  *   -> y [1,dim,1,W], k_new, v_new [1,1,W,kv_dim]
- * so that new keys and values (keys already rotated) are consecutive rows of the cache.  Function "layer_decode";
- * "head" decodes as it trains, with tokens = W. */
-AN_API an_status an_model_build_decode(const an_model *m, an_program *p, int width, int context, an_function **out);
+ * so that new keys and values (keys already rotated) are consecutive rows of the cache.  Function
+ * "layer_decode"; "head" decodes as it trains, with tokens = W. */
+AN_API an_status an_model_build_decode(const an_model *m, an_program *p, int width, int context,
+				       an_function **out);
 /* cos and sin of position `pos`: out[head_dim/2] each; formula: angle = pos * theta^(-2i/head_dim). */
 AN_API void an_model_rope(const an_model *m, int64_t pos, float *cos_out, float *sin_out);
 

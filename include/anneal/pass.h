@@ -21,18 +21,18 @@ extern "C" {
  *
  * An output of f that is one of its inputs, x, has the cotangent "d_x_out", because d_x is the
  * gradient.  A value that is saved and happens to have the name of a gradient is called
- * "saved<n>_<name>" in both functions; an input in that position is AN_USAGE.  An input that no output depends on has a gradient of zeros.  Cheap elementwise
- * work and views are recomputed in the backward, by the same operations, instead of being
- * saved.  Both functions are added to f's program as "<name>_fwd" and "<name>_bwd" (with a
- * number where those are taken) and have been verified; on failure nothing is added.  A missing
- * rule is AN_UNSUPPORTED with a diagnostic that points at the operation. */
+ * "saved<n>_<name>" in both functions; an input in that position is AN_USAGE.  An input that no output
+ * depends on has a gradient of zeros.  Cheap elementwise work and views are recomputed in the backward, by
+ * the same operations, instead of being saved.  Both functions are added to f's program as "<name>_fwd" and
+ * "<name>_bwd" (with a number where those are taken) and have been verified; on failure nothing is added.  A
+ * missing rule is AN_UNSUPPORTED with a diagnostic that points at the operation. */
 typedef struct an_grad_options {
 	const char *const *wrt; /* names of inputs; NULL: every fp16/fp32 input */
 	int nwrt;
-	bool save_all;          /* save every value the backward reads, recompute nothing */
+	bool save_all; /* save every value the backward reads, recompute nothing */
 } an_grad_options;
 AN_API an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forward,
-                         an_function **backward);
+			 an_function **backward);
 
 /* What differentiation does at an operation: "rule"; "zero" (its result is piecewise constant or not a
  * float, nothing flows back); "none" (there is no rule); NULL: no such operation. */
@@ -69,7 +69,7 @@ typedef struct an_contraction {
  * "<name>_outlined", NULL if nothing is left to run (all outputs were products of inputs); the
  * list, in the order of `outputs`, lives in f's program.  AN_USAGE: f has no such output. */
 AN_API an_status an_outline(an_function *f, const char *const *outputs, int n, an_function **out,
-                            an_contraction **list, int *nlist);
+			    an_contraction **list, int *nlist);
 
 /* ---- Simplification -------------------------------------------------------------- */
 
@@ -79,7 +79,7 @@ AN_API an_status an_outline(an_function *f, const char *const *outputs, int n, a
 AN_API an_status an_dce(an_function *f, an_function **out);      /* drop unused operations */
 AN_API an_status an_cse(an_function *f, an_function **out);      /* merge equal operations */
 AN_API an_status an_simplify(an_function *f, an_function **out); /* exact identities: x*1, double
-                                                                  * transpose, reshape of reshape, ... */
+								  * transpose, reshape of reshape, ... */
 
 #ifdef __cplusplus
 }

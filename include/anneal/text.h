@@ -13,7 +13,7 @@ typedef struct an_tokenizer an_tokenizer;
 /* ---- Training a tokenizer -------------------------------------------------------- */
 
 typedef struct an_bpe_options {
-	int32_t vocab;  /* total size, 257 .. 65536: 256 bytes + merges + 1 special (end of text) */
+	int32_t vocab; /* total size, 257 .. 65536: 256 bytes + merges + 1 special (end of text) */
 	void (*progress)(void *user, double fraction); /* may be NULL */
 	void *user;
 } an_bpe_options;
@@ -26,7 +26,7 @@ typedef struct an_bpe_options {
  * not merged, so a short text gives a smaller vocabulary.  Ids
  * 0..255 are the bytes; the special token "<|endoftext|>" has the last id. */
 AN_API an_status an_bpe_train(an_ctx *ctx, const uint8_t *text, size_t len, const an_bpe_options *opt,
-                              an_tokenizer **out, int64_t *invalid);
+			      an_tokenizer **out, int64_t *invalid);
 
 /* ---- Files ----------------------------------------------------------------------- */
 
@@ -41,7 +41,7 @@ AN_API an_status an_tokenizer_load(an_ctx *ctx, const char *path, an_tokenizer *
 AN_API an_status an_tokenizer_save(const an_tokenizer *t, const char *path);
 AN_API void an_tokenizer_free(an_tokenizer *t);
 AN_API int32_t an_tokenizer_vocab(const an_tokenizer *t); /* the largest id + 1 */
-AN_API int32_t an_tokenizer_end(const an_tokenizer *t); /* id of end of text, -1: none */
+AN_API int32_t an_tokenizer_end(const an_tokenizer *t);   /* id of end of text, -1: none */
 
 /* ---- Encoding and decoding ------------------------------------------------------- */
 
@@ -52,8 +52,8 @@ AN_API int32_t an_tokenizer_end(const an_tokenizer *t); /* id of end of text, -1
 AN_API an_status an_encode(const an_tokenizer *t, const uint8_t *text, size_t len, int32_t **ids, size_t *n);
 /* an_encode that reports progress (NULL: not) and counts the bytes outside valid UTF-8 (NULL: not). */
 AN_API an_status an_encode_progress(const an_tokenizer *t, const uint8_t *text, size_t len,
-                                    void (*progress)(void *user, double fraction), void *user, int32_t **ids,
-                                    size_t *n, int64_t *invalid);
+				    void (*progress)(void *user, double fraction), void *user, int32_t **ids,
+				    size_t *n, int64_t *invalid);
 AN_API void an_ids_free(an_ctx *ctx, int32_t *ids, size_t n);
 /* The bytes of one token (added and special tokens: their text); NULL: no such id. */
 AN_API const uint8_t *an_token_bytes(const an_tokenizer *t, int32_t id, size_t *len);
@@ -62,7 +62,8 @@ AN_API const uint8_t *an_token_bytes(const an_tokenizer *t, int32_t id, size_t *
 
 /* A plain little-endian array of uint16 (vocab <= 65536) or uint32, mapped. */
 typedef struct an_tokens an_tokens;
-AN_API an_status an_tokens_write(an_ctx *ctx, const char *path, const int32_t *ids, size_t n, int width /* 2 or 4 */);
+AN_API an_status an_tokens_write(an_ctx *ctx, const char *path, const int32_t *ids, size_t n,
+				 int width /* 2 or 4 */);
 /* Every id must be below `vocab`; the first that is not is named with its place. */
 AN_API an_status an_tokens_open(an_ctx *ctx, const char *path, int width, int32_t vocab, an_tokens **out);
 /* Tokens in memory, of which this makes a copy. */

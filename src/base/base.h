@@ -25,7 +25,7 @@ struct an_ctx {
 	void (*log)(void *user, an_log_level level, const char *text);
 	void *log_user;
 	int threads;
-	uint32_t isa;  /* mask of isa_* bits, see base/isa.h */
+	uint32_t isa; /* mask of isa_* bits, see base/isa.h */
 	char isa_text[160];
 	pool *workers; /* created on first use; see ctx_pool() */
 	char *message; /* owned; NULL or the last message */
@@ -45,11 +45,11 @@ an_status fail_prefix(an_ctx *ctx, an_status s, const char *fmt, ...) AN_PRINTF(
 void log_text(an_ctx *ctx, an_log_level level, const char *fmt, ...) AN_PRINTF(3, 4);
 
 /* Evaluates an expression of type an_status and returns from the function if it failed. */
-#define TRY(expr)                                                                  \
-	do {                                                                       \
-		an_status try_status_ = (expr);                                    \
-		if (try_status_ != AN_OK)                                          \
-			return try_status_;                                        \
+#define TRY(expr)                               \
+	do {                                    \
+		an_status try_status_ = (expr); \
+		if (try_status_ != AN_OK)       \
+			return try_status_;     \
 	} while (0)
 
 /* Blocks.  All return NULL when memory is out; none records a message. Size 0 gives a

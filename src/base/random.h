@@ -8,8 +8,10 @@
 
 static inline uint64_t random_mix(uint64_t x)
 {
-	x ^= x >> 30; x *= UINT64_C(0xbf58476d1ce4e5b9);
-	x ^= x >> 27; x *= UINT64_C(0x94d049bb133111eb);
+	x ^= x >> 30;
+	x *= UINT64_C(0xbf58476d1ce4e5b9);
+	x ^= x >> 27;
+	x *= UINT64_C(0x94d049bb133111eb);
 	return x ^ x >> 31;
 }
 /* 64 uniform bits. */

@@ -135,9 +135,9 @@ static int64_t terms(const an_function *f, const mil_op *op)
  *     expected value is itself rounded.  GELU's approximations round the argument of an exponential,
  *     which is at most 8 here, twice: 2 * 8 * 2^-24 of the result, 16 spacings at most.
  *   rough products (profile fast, fp16 only): each operand may be rounded to bf16, by 2^-8 of itself, which
- *     moves a product by 2^-7 + 2^-16.  Attention's scores then move by e <= 2^-7 sqrt(E) max|q k|, its probabilities by
- *     factors up to exp(2e), and its results by that of the largest value; arguments are at most 2 here.
- *   normalisation: differences from the mean lose what the sums lose, relative to a deviation that
+ *     moves a product by 2^-7 + 2^-16.  Attention's scores then move by e <= 2^-7 sqrt(E) max|q k|, its
+ * probabilities by factors up to exp(2e), and its results by that of the largest value; arguments are at most
+ * 2 here. normalisation: differences from the mean lose what the sums lose, relative to a deviation that
  *     random inputs keep above 1/8 of their magnitude. */
 static double tolerance(const an_function *f, const mil_op *op, an_dtype dtype, double want, double size,
 			bool rough)
