@@ -202,7 +202,7 @@ static void finished(const progress *p, const an_trainer *t, const char *dir)
 		printf("after:  %.4f bits per byte\n", p->last);
 	if (p->evaluations > 0 && p->best < p->last)
 		printf("best:   %.4f bits per byte, step %lld\n", p->best, (long long)p->best_step);
-	printf("speed:  %s tokens/s\nmodel:  %s\n", cli_quantity(speed), dir);
+	printf("speed:  %s tokens/s, evaluation included\nmodel:  %s\n", cli_quantity(speed), dir);
 }
 
 static int run(int argc, char **argv)
