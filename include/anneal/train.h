@@ -46,7 +46,7 @@ typedef struct an_train_options {
 	int64_t warmup;       /* default steps / 20; < 0: none */
 	double beta1, beta2, eps, decay, clip; /* defaults 0.9, 0.95, 1e-8, 0.1, 1.0; < 0: none */
 	/* The gradient of the mean loss over an update's tokens is computed times this, so that fp16 holds it:
-	 * the initial value, rounded down to a power of two.  Default 16 * tokens of an update.  It is halved
+	 * the initial value, rounded down to a power of two.  Default 4 * tokens of an update.  It is halved
 	 * when a gradient is not finite (that update is skipped), and doubled after 500 updates without, up to
 	 * 256 times the initial value. */
 	double loss_scale;
@@ -71,7 +71,8 @@ typedef struct an_train_report {
 	double bits_per_byte; /* EVAL: validation loss over the bytes of the validation text */
 	double grad_norm, lr, loss_scale;
 	double tokens_per_second, seconds_left;
-	const char *text;     /* SAVED: the folder; SKIPPED (before its STEP): the first tensor that was not finite */
+	const char *text;     /* SAVED: the folder; SKIPPED (before its
+	                       * STEP): see an_trainer_skipped */
 	bool best;            /* EVAL: the lowest so far */
 } an_train_report;
 
@@ -100,8 +101,8 @@ AN_API const float *an_trainer_weights(const an_trainer *t); /* flat block, fp32
 AN_API const float *an_trainer_gradients(an_trainer *t);
 /* The loss scale of the next update. */
 AN_API double an_trainer_loss_scale(const an_trainer *t);
-/* The first tensor whose gradient was not finite in the last update, which was skipped; NULL: it was
- * applied. */
+/* The parameter whose gradient, the first in the order of computation, was not finite in the last update,
+ * which was skipped; "the loss" if that was not; NULL: it was applied. */
 AN_API const char *an_trainer_skipped(const an_trainer *t);
 /* Entries in the order of execution; valid as long as the trainer. */
 AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);

@@ -50,10 +50,11 @@ an_status train_resolve(an_ctx *ctx, const an_model *m, const an_train_options *
 	TRY(check_real(ctx, "eps", o.eps, 0, 1));
 	TRY(check_real(ctx, "decay", o.decay, 0, 1e6));
 	TRY(check_real(ctx, "clip", o.clip, -INFINITY, INFINITY));
-	/* A token's d_logits is at most loss_scale / tokens of an update: 16, so that the smallest normal
-	 * fp16 number is 4e-6 of it and sums over thousands of tokens stay below 65504. */
+	/* A token's d_logits is at most loss_scale / tokens of an update: 4.  The smallest normal fp16 number
+	 * is 1.5e-5 of that, and there is room for norms, which multiply gradients by 1 / rms(x) (50 at the
+	 * embeddings), for sums over tokens, and for the spikes of young trainings. */
 	if (o.loss_scale == 0)
-		o.loss_scale = 16.0 * o.batch * o.tokens * o.accumulate;
+		o.loss_scale = 4.0 * o.batch * o.tokens * o.accumulate;
 	TRY(check_real(ctx, "loss-scale", o.loss_scale, 0x1p-40, 0x1p80));
 	int exponent;
 	frexp(o.loss_scale, &exponent);

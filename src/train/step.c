@@ -96,20 +96,38 @@ static an_status cast_weights(an_trainer *t, const action *a)
 	return AN_OK;
 }
 
+static bool is_gradient(const an_trainer *t, int entry)
+{
+	an_host_op host = t->entries[entry].host;
+	return host == AN_HOST_WEIGHT_GRAD || host == AN_HOST_EMBED_GRAD ||
+	       (host == AN_HOST_CAST && !t->actions[entry].to_device);
+}
+
+/* The parameter whose gradient is the first, in the order of computation, that is not finite. */
+static const char *first_not_finite(const an_trainer *t)
+{
+	for (int i = 0; i < t->nentries; i++) {
+		if (!is_gradient(t, i))
+			continue;
+		bool finite, last = true; /* tied embeddings: what comes last has written over it */
+		for (int j = i + 1; j < t->nentries; j++)
+			last &= !is_gradient(t, j) || t->actions[j].param != t->actions[i].param;
+		const an_param *p = an_model_param(t->model, t->actions[i].param);
+		k_sum_squares(workers(t), t->ctx->isa, gradient_of(t, p), p->count, &finite);
+		if (last && !finite)
+			return p->name;
+	}
+	return "the sum of squares";
+}
+
 static void norm(an_trainer *t)
 {
 	bool finite;
 	double squares =
 	    k_sum_squares(workers(t), t->ctx->isa, t->gradients, an_model_param_block(t->model), &finite);
 	t->grad_norm = sqrt(squares) / t->gradient_scale;
-	for (int i = 0; !finite && i < an_model_params(t->model); i++) {
-		const an_param *p = an_model_param(t->model, i);
-		k_sum_squares(workers(t), t->ctx->isa, gradient_of(t, p), p->count, &finite);
-		if (!finite) {
-			t->skipped = p->name;
-			return;
-		}
-	}
+	if (!finite)
+		t->skipped = first_not_finite(t);
 }
 
 static void adamw(an_trainer *t, const action *a)
