@@ -16,16 +16,21 @@ extern "C" {
  * operations.  The trainer executes exactly this list and times each entry. */
 typedef enum an_host_op {
 	AN_HOST_NONE, /* a device program */
-	AN_HOST_EMBED, AN_HOST_EMBED_GRAD, AN_HOST_CROSS_ENTROPY, AN_HOST_WEIGHT_GRAD, AN_HOST_CAST,
-	AN_HOST_NORM, AN_HOST_ADAMW
+	AN_HOST_EMBED,
+	AN_HOST_EMBED_GRAD,
+	AN_HOST_CROSS_ENTROPY,
+	AN_HOST_WEIGHT_GRAD,
+	AN_HOST_CAST,
+	AN_HOST_NORM,
+	AN_HOST_ADAMW
 } an_host_op;
 typedef struct an_plan_entry {
-	const char *name;    /* "layers.0 forward", "dW layers.0.wq" */
+	const char *name; /* "layers.0 forward", "dW layers.0.wq" */
 	an_host_op host;
-	int64_t flops;       /* 2*M*N*K over its contractions */
-	int64_t bytes;       /* read and written: surfaces of a program, operands of a host op */
-	bool per_update;     /* once per optimizer step instead of once per micro-batch */
-	double seconds;      /* measured: sum over runs */
+	int64_t flops;   /* 2*M*N*K over its contractions */
+	int64_t bytes;   /* read and written: surfaces of a program, operands of a host op */
+	bool per_update; /* once per optimizer step instead of once per micro-batch */
+	double seconds;  /* measured: sum over runs */
 	int64_t runs;
 } an_plan_entry;
 
@@ -35,30 +40,30 @@ struct an_train_report;
 
 typedef struct an_train_options {
 	/* what */
-	int batch;            /* sequences per micro-batch; default 1 */
-	int tokens;           /* per sequence; default the model's context */
-	int accumulate;       /* micro-batches per update; default 1 */
-	int64_t steps;        /* updates; required */
+	int batch;      /* sequences per micro-batch; default 1 */
+	int tokens;     /* per sequence; default the model's context */
+	int accumulate; /* micro-batches per update; default 1 */
+	int64_t steps;  /* updates; required */
 	uint64_t seed;
 	/* AdamW and schedule: warm-up from 0 to lr over `warmup` updates, then cosine to lr * min_lr */
-	double lr;            /* default 1e-3 */
-	double min_lr;        /* share of lr at the end; default 0.1; < 0: none of it */
-	int64_t warmup;       /* default steps / 20; < 0: none */
+	double lr;                             /* default 1e-3 */
+	double min_lr;                         /* share of lr at the end; default 0.1; < 0: none of it */
+	int64_t warmup;                        /* default steps / 20; < 0: none */
 	double beta1, beta2, eps, decay, clip; /* defaults 0.9, 0.95, 1e-8, 0.1, 1.0; < 0: none */
-	/* The gradient of the mean loss over an update's tokens is computed times this, so that fp16 holds it:
-	 * the initial value, rounded down to a power of two.  Default 4 * tokens of an update.  It is halved
-	 * when a gradient is not finite (that update is skipped), and doubled after 500 updates without, up to
-	 * 256 times the initial value. */
+	/* The gradient of the mean loss over an update's tokens is computed times this, so that fp16 holds
+	 * it: the initial value, rounded down to a power of two.  Default 4 * tokens of an update.  It is
+	 * halved when a gradient is not finite (that update is skipped), and doubled after 500 updates
+	 * without, up to 256 times the initial value. */
 	double loss_scale;
 	/* checkpoints and reports */
-	const char *dir;      /* output folder; NULL: nothing is written */
+	const char *dir;                /* output folder; NULL: nothing is written */
 	int64_t eval_every, save_every; /* updates; default steps / 10; < 0: only at the end.  An
-	                       * evaluation that is the best so far is saved too; with eval_every > 0 there
-	                       * is one before the first update. */
-	int64_t eval_tokens;  /* validation tokens per evaluation; 0: all */
-	bool resume;          /* continue from dir's last checkpoint, if there is one */
-	const char *dump_dir; /* write every program that is compiled there; NULL: no */
-	const an_tokenizer *tokenizer; /* saved in checkpoints; may be NULL */
+					 * evaluation that is the best so far is saved too; with eval_every >
+					 * 0 there is one before the first update. */
+	int64_t eval_tokens;            /* validation tokens per evaluation; 0: all */
+	bool resume;                    /* continue from dir's last checkpoint, if there is one */
+	const char *dump_dir;           /* write every program that is compiled there; NULL: no */
+	const an_tokenizer *tokenizer;  /* saved in checkpoints; may be NULL */
 	/* called after every update, evaluation and checkpoint; returning false stops after a checkpoint */
 	bool (*report)(void *user, const struct an_train_report *r);
 	void *user;
@@ -67,13 +72,13 @@ typedef struct an_train_options {
 typedef struct an_train_report {
 	enum { AN_REPORT_STEP, AN_REPORT_EVAL, AN_REPORT_SAVED, AN_REPORT_SKIPPED } kind;
 	int64_t step, steps;
-	double loss;          /* STEP, SKIPPED: mean over the update's tokens, nats per token; EVAL: validation */
+	double loss; /* STEP, SKIPPED: mean over the update's tokens, nats per token; EVAL: validation */
 	double bits_per_byte; /* EVAL: validation loss over the bytes of the validation text */
 	double grad_norm, lr, loss_scale;
 	double tokens_per_second, seconds_left;
-	const char *text;     /* SAVED: the folder; SKIPPED (before its
-	                       * STEP): see an_trainer_skipped */
-	bool best;            /* EVAL: the lowest so far */
+	const char *text; /* SAVED: the folder; SKIPPED (before its
+			   * STEP): see an_trainer_skipped */
+	bool best;        /* EVAL: the lowest so far */
 } an_train_report;
 
 typedef struct an_data {
@@ -84,15 +89,15 @@ typedef struct an_data {
 typedef struct an_trainer an_trainer;
 /* Builds model programs, differentiates, compiles, makes the plan and allocates; refuses what will
  * not fit into memory.  `block` (may be NULL: an_model_init with the seed) gives the initial weights. */
-AN_API an_status an_trainer_new(an_device *d, const an_model *m, const an_data *data, const an_train_options *opt,
-                                const float *block, an_trainer **out);
+AN_API an_status an_trainer_new(an_device *d, const an_model *m, const an_data *data,
+				const an_train_options *opt, const float *block, an_trainer **out);
 AN_API void an_trainer_free(an_trainer *t);
 /* All updates that are left, with evaluations, reports, metrics and checkpoints.  AN_INTERRUPTED: the
  * report callback asked to stop. */
 AN_API an_status an_trainer_run(an_trainer *t);
 /* One update and nothing else. */
 AN_API an_status an_trainer_step(an_trainer *t);
-AN_API int64_t an_trainer_at(const an_trainer *t); /* updates done */
+AN_API int64_t an_trainer_at(const an_trainer *t);  /* updates done */
 AN_API double an_trainer_loss(const an_trainer *t); /* of the last update, nats per token */
 /* Mean loss over validation tokens (0: all), nats per token; *bits_per_byte may be NULL. */
 AN_API an_status an_trainer_evaluate(an_trainer *t, int64_t tokens, double *loss, double *bits_per_byte);
@@ -107,18 +112,19 @@ AN_API const char *an_trainer_skipped(const an_trainer *t);
 /* Entries in the order of execution; valid as long as the trainer. */
 AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);
 AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers, host arrays and what programs
-                                                              * need while they run */
+							* need while they run */
 
 /* The plan alone, without data or weights (`anneal plan`); freed with an_trainer_free. */
-AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_train_options *opt, an_trainer **out);
+AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_train_options *opt,
+				      an_trainer **out);
 
 /* ---- Evaluation and generation ---------------------------------------------------- */
 
 /* Loss of a token array under weights `block`: every token but the very first is predicted once, from at
  * most `tokens` (0: the model's context) before it, which begin at a multiple of `tokens`.  With a limit > 0
  * only the first `limit` of them.  Nats per token in *loss, number predicted in *count. */
-AN_API an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data, int tokens,
-                             int64_t limit, double *loss, int64_t *count);
+AN_API an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data,
+			     int tokens, int64_t limit, double *loss, int64_t *count);
 
 typedef struct an_sample_options {
 	double temperature; /* 0: greedy */
@@ -130,7 +136,8 @@ typedef struct an_sample_options {
 /* A sequence being decoded with a key/value cache of `context` tokens.  The model and the flat block of
  * its weights must outlive it. */
 typedef struct an_generator an_generator;
-AN_API an_status an_generator_new(an_device *d, const an_model *m, const float *block, int context, an_generator **out);
+AN_API an_status an_generator_new(an_device *d, const an_model *m, const float *block, int context,
+				  an_generator **out);
 AN_API void an_generator_free(an_generator *g);
 /* Feeds tokens (a prompt, or the one just sampled); logits of the last one are then available:
  * an_generator_logits gives [vocab] fp32.  AN_USAGE when the context is full. */
