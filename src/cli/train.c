@@ -31,9 +31,8 @@ static void on_interrupt(int signal) { interrupted = signal; }
 
 typedef struct progress {
 	bool json, every;   /* JSON lines; a line per update */
-	double first, last; /* validation, bits per byte; NAN: not yet */
-	int evaluations;
-	double best;
+	double first, last; /* validation before the first update and now, bits per byte; NAN: none */
+	double best;        /* of this run; INFINITY: none */
 	int64_t best_step;
 	double tokens, started; /* for the mean speed */
 	double shown;           /* when the status line was last written */
@@ -123,10 +122,9 @@ static bool report(void *user, const an_train_report *r)
 	if (r->kind == AN_REPORT_STEP)
 		p->tokens += p->tokens_per_update;
 	if (r->kind == AN_REPORT_EVAL) {
-		if (isnan(p->first))
+		if (r->step == 0)
 			p->first = r->bits_per_byte;
 		p->last = r->bits_per_byte;
-		p->evaluations++;
 		if (r->best) {
 			p->best = r->bits_per_byte;
 			p->best_step = r->step;
@@ -188,7 +186,7 @@ static void finished(const progress *p, const an_trainer *t, const char *dir)
 	cli_status_end();
 	if (p->json) {
 		printf("{\"event\": \"end\", \"step\": %lld", (long long)an_trainer_at(t));
-		field("bits_per_byte_before", p->evaluations > 1 ? p->first : NAN);
+		field("bits_per_byte_before", p->first);
 		field("bits_per_byte_after", p->last);
 		field("tokens_per_second", speed);
 		printf(", \"model\": ");
@@ -196,11 +194,11 @@ static void finished(const progress *p, const an_trainer *t, const char *dir)
 		printf("}\n");
 		return;
 	}
-	if (p->evaluations > 1)
+	if (!isnan(p->first))
 		printf("before: %.4f bits per byte\n", p->first);
-	if (p->evaluations > 0)
+	if (!isnan(p->last))
 		printf("after:  %.4f bits per byte\n", p->last);
-	if (p->evaluations > 0 && p->best < p->last)
+	if (p->best < p->last)
 		printf("best:   %.4f bits per byte, step %lld\n", p->best, (long long)p->best_step);
 	printf("speed:  %s tokens/s, evaluation included\nmodel:  %s\n", cli_quantity(speed), dir);
 }
@@ -213,7 +211,7 @@ static int run(int argc, char **argv)
 	cli_model size = {0};
 	const char *out = NULL, *init = NULL;
 	bool resume = false;
-	progress p = {.first = NAN, .last = NAN};
+	progress p = {.first = NAN, .last = NAN, .best = INFINITY};
 	prepare_options data = {.valid_share = 0.1, .vocab = 2048};
 	an_train_options opt = {.batch = 8,
 				.steps = 1000,
@@ -327,7 +325,8 @@ static int run(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	p.started = now();
 	an_status s = an_trainer_run(t);
-	if (interrupted) {
+	int stopped = s == AN_INTERRUPTED ? 128 + interrupted : 0;
+	if (stopped) {
 		cli_status_end();
 		fprintf(stderr, "stopped after %lld updates; to go on: %s\n", (long long)an_trainer_at(t),
 			again);
@@ -347,5 +346,5 @@ static int run(int argc, char **argv)
 	free(last);
 	free(dir);
 	free(again);
-	return interrupted ? 128 + interrupted : 0;
+	return stopped;
 }
