@@ -62,4 +62,28 @@ wait $pid
 same 'status after SIGTERM' 143 $?
 steps=$(losses stopped | awk '{print $1}')
 same 'updates in metrics.jsonl, each once' "$steps" "$(seq "$(head -1 <<< "$steps")" "$(tail -1 <<< "$steps")")"
+
+# A checkpoint that cannot be written is the news, not the signal
+train gone --steps 100000 --save-every -1 --eval-every -1 > log 2> err &
+pid=$!
+for _ in $(seq 200); do
+	[ "$(losses gone 2> /dev/null | wc -l)" -ge 3 ] && break
+	sleep 0.05
+done
+rm -r gone
+echo 'a file' > gone
+kill -INT $pid
+wait $pid
+same 'status when the folder is gone' 1 $?
+has err '^anneal.*gone'
+! grep -q '^stopped' err || bad "says how to go on: $(cat err)"
+
+# The summary of a resumed training does not make up what came before: at this rate step 10 stays the best
+diverge() { train diverged --steps 40 --lr 0.1 --warmup 0 --eval-every 5 --save-every 10 "$@"; }
+(diverge) > log 2>&1 || bad "training at a high rate: $(tail -3 log)"
+has log '^before: 4\.'
+echo step-30 > diverged/last
+(diverge --resume) > log 2>&1 || bad "resuming at a high rate: $(tail -3 log)"
+has log '^after: '
+! grep -E '^(before|best):' log || bad "what this run did not measure: $(cat log)"
 finish
