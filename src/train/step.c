@@ -11,6 +11,9 @@
 #define GROW_MOST  0x1p8
 /* Below this no gradient of a loss that is finite overflows. */
 #define SCALE_LEAST 0x1p-20
+/* AdamW's epsilon is at least this: gradients of 0, of tokens that the text does not have, must not make
+ * 0/0, and below about 1e-22 their squares vanish in fp32. */
+#define EPS_LEAST 0x1p-66
 
 double train_now(void)
 {
@@ -138,7 +141,7 @@ static void adamw(an_trainer *t, const action *a)
 	k_adamw h = {.lr = (float)t->lr,
 		     .beta1 = (float)o->beta1,
 		     .beta2 = (float)o->beta2,
-		     .eps = (float)o->eps,
+		     .eps = (float)MAX(o->eps, EPS_LEAST),
 		     .c1 = (float)(1 - pow(o->beta1, applied)),
 		     .c2 = (float)(1 - pow(o->beta2, applied)),
 		     .g_scale = (float)(clip / t->gradient_scale)};
@@ -226,6 +229,7 @@ an_status train_update(an_trainer *t)
 {
 	double sum = 0, nats = 0;
 	t->skipped = NULL;
+	t->grad_norm = NAN; /* unless it comes to that */
 	t->gradient_scale = t->state.loss_scale;
 	t->lr = train_learning_rate(&t->o, t->state.step);
 	memset(t->written, 0, (size_t)an_model_params(t->model) * sizeof *t->written);

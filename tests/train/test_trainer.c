@@ -195,6 +195,35 @@ static void untied_gradients_are_separate(void **state)
 	setup_close(&s);
 }
 
+/* Tokens that the text does not have get gradients of exactly 0. */
+static void no_epsilon_is_no_division_by_zero(void **state)
+{
+	(void)state;
+	an_llama_config c = small_config;
+	c.vocab = 4000;
+	c.tied = false;
+	an_train_options o = options;
+	o.eps = o.decay = -1;
+	setup s;
+	setup_open(&s, 0, "ieee", &c);
+	setup_trainer(&s, &o, NULL);
+	int64_t n = an_model_param_block(s.model), rows = an_model_param(s.model, 0)->count, stay = 0;
+	float *before = malloc((size_t)n * sizeof *before);
+	assert_non_null(before);
+	memcpy(before, an_trainer_weights(s.trainer), (size_t)n * sizeof *before);
+	check_ok(s.ctx, an_trainer_step(s.trainer));
+	check_ok(s.ctx, an_trainer_step(s.trainer));
+	const float *w = an_trainer_weights(s.trainer);
+	for (int64_t i = 0; i < n; i++)
+		assert_true(isfinite(w[i]));
+	for (int64_t i = 0; i < rows; i++)
+		stay += w[i] == before[i];
+	/* two updates show the embedding 160 of its 4000 rows at most */
+	assert_in_range(stay, rows / 4000 * 3840, rows - 1);
+	free(before);
+	setup_close(&s);
+}
+
 /* ---- Loss scale ------------------------------------------------------------------------------ */
 
 static void overflow_is_skipped_and_reported(void **state)
@@ -285,7 +314,8 @@ static void divergence_ends_the_training(void **state)
 	an_status status = AN_OK;
 	while (status == AN_OK) {
 		status = an_trainer_step(s.trainer);
-		assert_non_null(an_trainer_skipped(s.trainer));
+		assert_string_equal(an_trainer_skipped(s.trainer), "the loss");
+		assert_true(isnan(s.trainer->grad_norm)); /* not an earlier update's */
 	}
 	check_refused(s.ctx, status, AN_NUMERIC, "not finite", "diverged", NULL);
 	free(block);
@@ -452,6 +482,7 @@ int main(void)
 	    cmocka_unit_test(it_learns),
 	    cmocka_unit_test(accumulation_is_a_larger_batch),
 	    cmocka_unit_test(untied_gradients_are_separate),
+	    cmocka_unit_test(no_epsilon_is_no_division_by_zero),
 	    cmocka_unit_test(overflow_is_skipped_and_reported),
 	    cmocka_unit_test(scale_grows_again),
 	    cmocka_unit_test(divergence_ends_the_training),
