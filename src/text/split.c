@@ -136,7 +136,7 @@ static an_status translate(an_ctx *ctx, const char *pattern, str *out)
 {
 	bool set = false; /* inside [...] */
 	const char *bad = NULL;
-	for (const char *p = pattern; *p && !bad; p++) {
+	for (const char *p = pattern; !bad && *p; p++) { /* a bad p may be past the end */
 		if (*p == '\\') {
 			p++;
 			if (*p == 's') {

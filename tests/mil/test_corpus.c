@@ -33,8 +33,10 @@ static void corpus_round_trips(void **state)
 	(void)state;
 	int n;
 	char **files = list_files(&n);
-	if (!n)
+	if (!n) {
+		free(files);
 		skip();
+	}
 	an_ctx *ctx = mil_open();
 	for (int i = 0; i < n; i++) {
 		size_t len, len1, len2;

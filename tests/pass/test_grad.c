@@ -464,12 +464,14 @@ static void fill_blobs(an_program *p)
 
 static void corpus(void **state)
 {
-	an_ctx *ctx = mil_open();
 	glob_t files;
 	int differentiated = 0, evaluated = 0;
 	(void)state;
-	if (glob(TEST_CORPUS_DIR "/*/*.mil", 0, NULL, &files) != 0)
+	if (glob(TEST_CORPUS_DIR "/*/*.mil", 0, NULL, &files) != 0) {
+		globfree(&files);
 		skip();
+	}
+	an_ctx *ctx = mil_open();
 	for (size_t i = 0; i < files.gl_pathc; i++) {
 		an_program *p;
 		an_function *forward, *backward;
