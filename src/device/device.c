@@ -522,8 +522,7 @@ an_status an_call_bind(an_call *c, const char *name, an_buffer *b)
 	return AN_OK;
 }
 
-/* The memory that two buffers share, in bytes; 0: none. */
-static bool overlap(const an_buffer *a, const an_buffer *b)
+bool dev_overlap(const an_buffer *a, const an_buffer *b)
 {
 	return a->impl == b->impl && a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes;
 }
@@ -539,7 +538,7 @@ an_status an_call_submit(an_call *c)
 				    i < e->ninputs ? "input" : "output", e->ports[i].name, e->name);
 	for (int i = e->ninputs; i < n; i++)
 		for (int j = e->ninputs; j < i; j++)
-			if (overlap(c->bound[i], c->bound[j]))
+			if (dev_overlap(c->bound[i], c->bound[j]))
 				return fail(ctx, AN_USAGE,
 					    "outputs \"%s\" and \"%s\" of function \"%s\" are bound to the "
 					    "same memory",

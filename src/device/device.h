@@ -75,6 +75,9 @@ struct an_call {
 	void *impl;        /* optional */
 };
 
+/* Whether two buffers share memory. */
+bool dev_overlap(const an_buffer *a, const an_buffer *b);
+
 extern const device_ops soft_device_ops;
 
 #endif

@@ -123,10 +123,7 @@ static int add_operand(writer *w, int value, bool store, const int64_t *stride)
 static bool literal_number(const soft_value *v, float *out)
 {
 	double x;
-	int64_t n = 1;
-	for (int i = 0; i < v->rank; i++)
-		n *= v->dim[i];
-	if (!v->bytes || n != 1)
+	if (!v->bytes || soft_elements(v) != 1)
 		return false;
 	switch (v->type) {
 	case K_F16: {

@@ -129,19 +129,11 @@ static void split(soft_fn *s, int a, int b)
 
 static bool constant(const soft_fn *s, int node) { return s->values[s->nodes[node].out].constant; }
 
-static int64_t elements_of(const soft_value *v)
-{
-	int64_t count = 1;
-	for (int i = 0; i < v->rank; i++)
-		count *= v->dim[i];
-	return count;
-}
-
 /* Points of a group's index space. */
 static int64_t elements(const soft_fn *s, int group)
 {
 	const soft_node *n = &s->nodes[group];
-	return elements_of(&s->values[n->kind == NODE_REDUCE ? n->in[0] : n->out]);
+	return soft_elements(&s->values[n->kind == NODE_REDUCE ? n->in[0] : n->out]);
 }
 
 static void try_to_join(fuser *f, int a, int b)
@@ -176,7 +168,7 @@ static void make_groups(fuser *f)
 			continue;
 		for (int j = 0; j < n->nin; j++) {
 			int root = s->values[n->in[j]].root;
-			if (s->values[root].bytes && elements_of(&s->values[root]) == 1)
+			if (s->values[root].bytes && soft_elements(&s->values[root]) == 1)
 				continue;
 			if (f->reader[root] > 0)
 				try_to_join(f, s->nodes[f->reader[root] - 1].group, n->group);

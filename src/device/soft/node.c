@@ -14,6 +14,14 @@ bool soft_is_float(k_type t) { return t == K_F16 || t == K_F32; }
 /* A value of more elements than any memory holds is refused before sizes are computed with. */
 static const int64_t most_elements = INT64_C(1) << 40;
 
+int64_t soft_elements(const soft_value *v)
+{
+	int64_t n = 1;
+	for (int i = 0; i < v->rank; i++)
+		n *= v->dim[i];
+	return n;
+}
+
 int soft_add_value(soft_fn *s, k_type type, int rank, const int64_t *dim)
 {
 	int64_t n = 1;

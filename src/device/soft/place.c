@@ -119,19 +119,11 @@ an_status soft_add_storage(soft_fn *s, storage_kind kind, int port, int64_t byte
 	return AN_OK;
 }
 
-static int64_t count(const soft_value *v)
-{
-	int64_t n = 1;
-	for (int i = 0; i < v->rank; i++)
-		n *= v->dim[i];
-	return n;
-}
-
 /* New memory for v, row-major. */
 static an_status own_storage(soft_fn *s, soft_value *v)
 {
 	TRY(soft_add_storage(s, v->constant ? STORE_CONST : STORE_SCRATCH, -1,
-			     count(v) * (int64_t)k_type_size(v->type), &v->at.storage));
+			     soft_elements(v) * (int64_t)k_type_size(v->type), &v->at.storage));
 	v->at.offset = 0;
 	row_major(v->rank, v->dim, v->at.stride);
 	return AN_OK;
@@ -139,7 +131,8 @@ static an_status own_storage(soft_fn *s, soft_value *v)
 
 static an_status port_storage(soft_fn *s, const soft_value *v, int port, soft_place *at)
 {
-	TRY(soft_add_storage(s, STORE_PORT, port, count(v) * (int64_t)k_type_size(v->type), &at->storage));
+	TRY(soft_add_storage(s, STORE_PORT, port, soft_elements(v) * (int64_t)k_type_size(v->type),
+			     &at->storage));
 	at->offset = 0;
 	row_major(v->rank, v->dim, at->stride);
 	return AN_OK;
@@ -204,7 +197,7 @@ static an_status reshape_wish(soft_fn *s, const soft_node *n)
 		return AN_OK;
 	to = (soft_place){.storage = -1};
 	TRY(soft_add_storage(s, y->constant ? STORE_CONST : STORE_SCRATCH, -1,
-			     count(y) * (int64_t)k_type_size(y->type), &to.storage));
+			     soft_elements(y) * (int64_t)k_type_size(y->type), &to.storage));
 	row_major(y->rank, y->dim, to.stride);
 	wish(s, n->out, to);
 	return AN_OK;

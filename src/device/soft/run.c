@@ -121,17 +121,12 @@ an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want)
 	return AN_OK;
 }
 
-static bool overlap(const an_buffer *a, const an_buffer *b)
-{
-	return a->impl == b->impl && a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes;
-}
-
 /* Outputs are written as soon as they are known, inputs are read until the end: where both are
  * the same memory, the output is computed elsewhere and copied when all is done. */
 static bool needs_stage(const an_call *c, int output)
 {
 	for (int i = 0; i < c->exe->ninputs; i++)
-		if (overlap(c->bound[output], c->bound[i]))
+		if (dev_overlap(c->bound[output], c->bound[i]))
 			return true;
 	return false;
 }

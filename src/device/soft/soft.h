@@ -235,6 +235,8 @@ typedef struct soft_fn {
 	int norder; /* fuse.c: groups' first nodes in the order of execution */
 } soft_fn;
 
+/* node.c */
+int64_t soft_elements(const soft_value *v);
 /* lower.c */
 bool soft_supports(an_device *d, const an_function *f, const mil_op *op, const char **rule);
 an_status soft_lower(soft_fn *s);
