@@ -217,6 +217,7 @@ static int run(int argc, char **argv)
 				.steps = 1000,
 				.min_lr = 0.1,
 				.decay = 0.1,
+				.clip = 1,
 				.report = report,
 				.user = &p,
 				.warmup = UNSET};
@@ -243,7 +244,7 @@ static int run(int argc, char **argv)
 		{"warmup", "N", "updates until it is reached (default: steps / 20)", 0, 1e12,
 		 .i64 = &opt.warmup},
 		{"decay", "X", "AdamW's weight decay (default 0.1)", 0, 1e3, .real = &opt.decay},
-		{"clip", "X", "largest norm of the gradient, -1: any (default 1)", -1, 1e9,
+		{"clip", "X", "largest norm of the gradient, 0: any (default 1)", -1, 1e9,
 		 .real = &opt.clip},
 		{"seed", "N", "of initial weights and batches (default 0)", .u64 = &opt.seed},
 		{"eval-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
@@ -264,6 +265,7 @@ static int run(int argc, char **argv)
 	opt.min_lr = opt.min_lr == 0 ? -1 : opt.min_lr;
 	opt.warmup = opt.warmup == 0 ? -1 : opt.warmup == UNSET ? 0 : opt.warmup;
 	opt.decay = opt.decay == 0 ? -1 : opt.decay;
+	opt.clip = opt.clip == 0 ? -1 : opt.clip;
 	data.texts = (const char *const *)argv + first;
 	data.ntexts = argc - first;
 	if (data.ntexts == 0 && !(resume && out))

@@ -51,4 +51,9 @@ awk -v s="$start" -v b="$before" -v a="$after" 'BEGIN { exit !(s < (a + b) / 2) 
 	bad "--init does not start from the trained weights: $start bits per byte"
 printf 'caf\351 \377\376 ' | cat - text.txt > latin.txt
 expect 0 '3 bytes.*not valid UTF-8' "$anneal" train latin.txt --out l --preset nano --vocab 300 --steps 2 --batch 2
+
+# 0 means none, not the default
+expect 0 '' "$anneal" train text.txt --out none --preset nano --vocab 300 --steps 1 --batch 1 --clip 0 --decay 0 --json
+has none/step-1/trainer_state.json '"clip": "-1"'
+has none/step-1/trainer_state.json '"decay": "0"'
 finish
