@@ -14,7 +14,7 @@ demo:
 test:
 	scripts/setup test
 	$(MAKE) all CMAKE_FLAGS="-DANNEAL_TESTS=ON $(CMAKE_FLAGS)"
-	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure --no-tests=error
 
 install: all
 	cmake --install $(BUILD) --prefix $(PREFIX)
