@@ -245,16 +245,41 @@ static an_status remove_entry(const an_trainer *t, arena *a, const char *name)
 		   : fail(t->ctx, AN_IO, "%s: cannot remove: %s", path, strerror(errno));
 }
 
-/* All but this step's, the one before and the best. */
+/* The name in DIR/<link>, which must be that of a checkpoint. */
+static an_status read_link(const an_trainer *t, arena *a, const char *link, const char **name)
+{
+	const char *path = path_join(a, t->o.dir, link);
+	file_view v;
+	if (!path)
+		return fail_memory(t->ctx, 0);
+	TRY(file_open_view(t->ctx, path, &v));
+	size_t n = v.size;
+	while (n && (v.data[n - 1] == '\n' || v.data[n - 1] == '\r'))
+		n--;
+	*name = arena_strndup(a, (const char *)v.data, n);
+	file_close_view(t->ctx, &v);
+	if (!*name)
+		return fail_memory(t->ctx, 0);
+	if (step_of(*name) < 0)
+		return fail(t->ctx, AN_FORMAT, "%s: expected the name of a checkpoint, such as step-100",
+			    path);
+	return AN_OK;
+}
+
+/* All but this step's, the one before and the best.  That may be of a later step, if somebody went back to
+ * an earlier checkpoint: it stays until there is a better one. */
 static void prune(const an_trainer *t, arena *a)
 {
-	int64_t keep = -1;
+	int64_t keep = -1, best = -1;
+	const char *name;
 	DIR *d = NULL;
+	if (read_link(t, a, "best", &name) == AN_OK)
+		best = step_of(name);
 	if (each_entry(t, a, NULL, &keep) != AN_OK || !(d = opendir(t->o.dir)))
 		return;
 	for (struct dirent *e; (e = readdir(d));) {
 		int64_t n = step_of(e->d_name);
-		if (n >= 0 && n != t->state.step && n != keep && n != t->state.best_step &&
+		if (n >= 0 && n != t->state.step && n != keep && n != best && n != t->state.best_step &&
 		    remove_entry(t, a, e->d_name) != AN_OK)
 			log_text(t->ctx, AN_LOG_WARNING, "%s", an_message(t->ctx));
 	}
@@ -294,28 +319,16 @@ an_status checkpoint_save(an_trainer *t, arena *a, const char **folder)
 /* The folder that DIR/last names. */
 static an_status read_last(an_trainer *t, arena *a, const char **folder)
 {
-	const char *path = path_join(a, t->o.dir, "last");
-	file_view v;
-	if (!path)
-		return fail_memory(t->ctx, 0);
-	TRY(file_open_view(t->ctx, path, &v));
-	size_t n = v.size;
-	while (n && (v.data[n - 1] == '\n' || v.data[n - 1] == '\r'))
-		n--;
-	char *name = arena_strndup(a, (const char *)v.data, n);
-	file_close_view(t->ctx, &v);
-	if (!name)
-		return fail_memory(t->ctx, 0);
-	if (step_of(name) < 0)
-		return fail(t->ctx, AN_FORMAT, "%s: expected the name of a checkpoint, such as step-100",
-			    path);
+	const char *name;
+	TRY(read_link(t, a, "last", &name));
 	*folder = path_join(a, t->o.dir, name);
 	if (!*folder)
 		return fail_memory(t->ctx, 0);
 	if (!path_is_dir(*folder))
 		return fail(t->ctx, AN_IO,
-			    "%s names %s, which is not there; write the name of another checkpoint into it",
-			    path, name);
+			    "%s/last names %s, which is not there; write the name of another checkpoint into "
+			    "it",
+			    t->o.dir, name);
 	return AN_OK;
 }
 

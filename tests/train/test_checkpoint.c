@@ -131,6 +131,35 @@ static void stopped_and_resumed_is_the_same(void **state)
 	check_equal_trainings(whole, dir);
 }
 
+/* Whoever goes back to an earlier checkpoint keeps the best, although its step is still to come. */
+static void going_back_keeps_the_best(void **state)
+{
+	(void)state;
+	const char *dir = scratch_path("back");
+	int64_t at = 30;
+	an_train_options o = options_in(dir);
+	o.report = stop_at;
+	o.user = &at;
+	assert_int_equal(train_with(&o, 2), AN_INTERRUPTED);
+	char path[300];
+	snprintf(path, sizeof path, "%s/last", dir);
+	write_all(path, "step-27\n", 8);
+	o.resume = true;
+	at = 28;
+	assert_int_equal(train_with(&o, 2), AN_INTERRUPTED);
+	snprintf(path, sizeof path, "%s/best", dir);
+	char *best = read_all(path, NULL);
+	assert_non_null(best);
+	assert_string_equal(best, "step-30\n");
+	free(best);
+	snprintf(path, sizeof path, "%s/step-30/model.safetensors", dir);
+	assert_int_equal(access(path, F_OK), 0);
+	o.report = NULL;
+	assert_int_equal(train_with(&o, 2), AN_OK);
+	check_equal_trainings(whole, dir);
+	assert_int_equal(count_entries(dir, "step-"), 2);
+}
+
 static void sleep_ms(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL); }
 
 /* SIGKILL at any moment: delays grow, so kills hit the start, updates, evaluations and checkpoints. */
@@ -415,6 +444,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(one_thread_gives_the_same),
 	    cmocka_unit_test(stopped_and_resumed_is_the_same),
+	    cmocka_unit_test(going_back_keeps_the_best),
 	    cmocka_unit_test(killed_and_resumed_is_the_same),
 	    cmocka_unit_test(a_checkpoint_is_a_model_folder),
 	    cmocka_unit_test(damage_is_named),
