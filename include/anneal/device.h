@@ -18,7 +18,7 @@ typedef struct an_call an_call; /* an executable with buffers bound to its names
 
 typedef struct an_device_options {
 	const char *name;     /* "soft" (default) */
-	const char *numerics; /* "ieee" (default), "fast" */
+	const char *numerics; /* "ieee" (default), "fast", or a chip's, "m1", "m2", "m4", "m5" */
 } an_device_options;
 
 typedef struct an_device_info {

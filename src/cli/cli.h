@@ -60,7 +60,7 @@ typedef struct cli_device {
 } cli_device;
 #define CLI_DEVICE_OPTIONS(d, default_numerics) \
 	{.help = "Device"}, \
-	{"numerics", "PROFILE", "arithmetic: ieee or fast (default " default_numerics ")", .text = &(d).numerics}, \
+	{"numerics", "PROFILE", "arithmetic: ieee, fast, m1, m2, m4 or m5 (default " default_numerics ")", .text = &(d).numerics}, \
 	{"device", "NAME", "where programs run: soft (default)", .text = &(d).device}, \
 	{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &(d).threads}, \
 	{"isa", "SETS", "instruction sets to use: portable, or avx2,avx512 and so on (default: all)", .text = &(d).isa}

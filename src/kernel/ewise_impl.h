@@ -493,6 +493,36 @@ static void round16(float *d, int n)
 	widen_f16(d, h, n);
 }
 
+/* EW_AWAY of an exact result whose first 24 bits are those of x, and what an operand's NaN makes of it. */
+static inline float away(float x, float a, float b)
+{
+	uint32_t u = float_bits(x), s = u & 0x80000000, m = ((u & 0x7fffffff) + 0x1000) & ~0x1fffu;
+	float y = bits_float(m);
+	float tiny = truncf(pick(y < 0x1p-14f, y, 0.0f) * 0x1p24f + 0.5f) * 0x1p-24f;
+	y = pick(y < 0x1p-14f, tiny, y);
+	y = pick(y >= 65536, INFINITY, y);
+	y = bits_float(float_bits(y) | s);
+	y = pick(x != x, x, y);
+	return pick((a != a) | (b != b), INFINITY, y);
+}
+
+/* The exact sum cut off after 24 bits: whether fp32's nearest is beyond it says the rounding error (Knuth's
+ * TwoSum), which has the other sign then. */
+static inline float sum_toward_zero(float a, float b)
+{
+	float s = a + b, t = s - a, error = (a - (s - t)) + (b - t);
+	return bits_float(float_bits(s) - (uint32_t)(error * s < 0));
+}
+
+static void step_away(const ew_instr *x, float *d, const float *a, const float *b, int n)
+{
+	switch ((ew_op)x->op) {
+	case EW_ADD: LOOP(away(sum_toward_zero(a[i], b[i]), a[i], b[i])); break;
+	case EW_SUB: LOOP(away(sum_toward_zero(a[i], -b[i]), a[i], b[i])); break;
+	default: LOOP(away(a[i] * b[i], a[i], b[i])); break; /* MUL: exact */
+	}
+}
+
 static void run(const ew_program *p, const ew_tile *t, ew_register *reg)
 {
 	const int n = (t->ni * t->nj + EW_LANES - 1) & -EW_LANES;
@@ -509,6 +539,10 @@ static void run(const ew_program *p, const ew_tile *t, ew_register *reg)
 		if (p->integer) {
 			step_ints(x, (int32_t *)d, (int32_t *)reg[x->a], (int32_t *)reg[x->b],
 				  (int32_t *)reg[x->c], n);
+			continue;
+		}
+		if (x->round16 == EW_AWAY) {
+			step_away(x, d, reg[x->a], reg[x->b], n);
 			continue;
 		}
 		step_floats(x, d, reg[x->a], reg[x->b], reg[x->c], n);

@@ -1,5 +1,5 @@
 /* Choosing a GEMM kernel, and the loops around it. */
-#include "kernel/gemm.h"
+#include "kernel/gemm_fixed.h"
 #include "kernel/loops.h"
 
 #include <assert.h>
@@ -9,6 +9,7 @@
 
 #define EXACT (1u << K_EXACT)
 #define FAST  (1u << K_FAST)
+#define FIXED (1u << K_FIXED)
 
 /* In order of preference: the first row that fits is taken. */
 /* clang-format off */
@@ -28,11 +29,17 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
 	 .mc = 120, .kc = 256, .nc = 512,
 	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
+	{.name = "fixed_avx512_12x32", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .mr = 12, .nr = 32, .kr = 1,
+	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
+	 .pack_a = pack_fixed_avx512_a, .pack_b = pack_fixed_avx512_b, .kernel = gemm_fixed_avx512},
 	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
 	{.name = "f32_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT | FAST, .mr = 6, .nr = 16, .kr = 1, .element = 4,
 	 .mc = 120, .kc = 256, .nc = 256,
 	 .pack_a = pack_f32_avx2_a, .pack_b = pack_f32_avx2_b, .kernel = gemm_f32_avx2},
 #endif
+	{.name = "fixed_portable_4x8", .precision = FIXED, .f16_only = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
+	 .mc = 64, .kc = FIXED_WHOLE_K, .nc = 64,
+	 .pack_a = pack_fixed_portable_a, .pack_b = pack_fixed_portable_b, .kernel = gemm_fixed_portable},
 	{.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
 	{.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
 	 .mc = 64, .kc = 256, .nc = 256,
@@ -53,8 +60,9 @@ static bool fits(const k_gemm_row *r, const k_gemm_args *g, uint32_t isa)
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa)
 {
 	int i = 0;
+	assert(g->precision != K_FIXED || (g->a.type == K_F16 && g->b.type == K_F16));
 	while (!fits(&gemm_table[i], g, isa))
-		i++; /* ends: the last row takes everything */
+		i++; /* ends: portable rows take everything */
 	return &gemm_table[i];
 }
 
@@ -101,8 +109,9 @@ static void transpose(k_gemm_args *g)
 	g->b = a;
 	g->m = g->n;
 	g->n = m;
-	for (int i = 0; i < 3; i++) {
-		k_matrix *x = i == 0 ? &g->a : i == 1 ? &g->b : &g->c;
+	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
+	for (int i = 0; i < LENGTH(all); i++) {
+		k_matrix *x = all[i];
 		int64_t rs = x->rs;
 		x->rs = x->cs;
 		x->cs = rs;
@@ -127,6 +136,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	*q = (gemm_plan){.row = r, .g = *args, .batches = 1};
 	k_gemm_args *g = &q->g;
 	assert(g->nbatch <= GEMM_BATCH_DIMS && (!g->accumulate || g->c.type == K_F32));
+	assert(!(r->precision & FIXED) || !g->accumulate);
 	for (int d = 0; d < g->nbatch; d++)
 		q->batches *= g->batch[d];
 	if (r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1)
@@ -272,6 +282,16 @@ static void store_tile(const gemm_run *run, const float *from, int64_t ld, int64
 	}
 }
 
+/* Puts the bias of a tile where its sums will be. */
+static void start_tile(const gemm_run *run, float *tile, int64_t ld, int64_t batch, int64_t row,
+		       int64_t column, int m, int n)
+{
+	const k_matrix *x = &run->q->g.bias;
+	int64_t offset = batch_offset(run->q, x, batch) + row * x->rs + column * x->cs;
+	for (int i = 0; i < m; i++, offset += x->rs)
+		run->loops->load(tile + i * ld, element_at(x, offset), x->type, x->cs, n);
+}
+
 /* Block (mi, ni) of C of one batch. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
 {
@@ -289,6 +309,7 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 		return;
 	const int64_t at =
 	    batch_offset(q, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
+	const bool biased = (r->precision & FIXED) && g->bias.data;
 	const bool one_tile = !q->direct && q->kb == 1;
 	float *c = q->direct ? (float *)g->c.data + at : block;
 	const int64_t ldc = q->direct ? g->c.rs : one_tile ? r->nr : q->nc;
@@ -310,7 +331,10 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 			for (int64_t j = 0; j < n; j += r->nr) {
 				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
 				float *tile = one_tile ? block : c + i * ldc + j;
-				r->kernel(kpad, a, b + (size_t)(j / r->nr) * b_panel, tile, ldc, tm, tn, add);
+				if (biased)
+					start_tile(run, tile, ldc, batch, row + i, column + j, tm, tn);
+				r->kernel(kpad, a, b + (size_t)(j / r->nr) * b_panel, tile, ldc, tm, tn,
+					  add || biased);
 				if (!q->direct && final)
 					store_tile(run, tile, ldc, at + i * g->c.rs + j * g->c.cs, tm, tn);
 			}

@@ -15,7 +15,9 @@
 typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
 			  int k);
 
-/* c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
+/* Rows of K_FIXED see all of K at once; with `add`, c holds where the sums start.
+ *
+ * c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
  * k is a multiple of kr. */
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			    bool add);
@@ -65,6 +67,12 @@ gemm_vector_fn gemm_vector_avx512;
 
 gemm_pack_fn pack_bf16_avx512_a, pack_bf16_avx512_b;
 gemm_kernel_fn gemm_bf16_avx512;
+
+gemm_pack_fn pack_fixed_portable_a, pack_fixed_portable_b;
+gemm_kernel_fn gemm_fixed_portable;
+
+gemm_pack_fn pack_fixed_avx512_a, pack_fixed_avx512_b;
+gemm_kernel_fn gemm_fixed_avx512;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split;

@@ -54,7 +54,8 @@ typedef struct k_matrix {
 
 typedef enum k_precision {
 	K_EXACT, /* products of fp16 operands are exact; fp32 operands are multiplied in fp32 */
-	K_FAST   /* operands may be rounded to bf16 */
+	K_FAST,  /* operands may be rounded to bf16 */
+	K_FIXED  /* as a Neural Engine does it, to the bit: gemm_fixed.h has the rules; fp16 operands only */
 } k_precision;
 
 typedef struct k_gemm_args {
@@ -62,7 +63,8 @@ typedef struct k_gemm_args {
 	int nbatch;
 	int64_t batch[GEMM_BATCH_DIMS];
 	k_matrix a, b, c;
-	bool accumulate; /* C += ; only for C of type K_F32 */
+	bool accumulate; /* C += ; only for C of type K_F32, and not with K_FIXED */
+	k_matrix bias;   /* K_FIXED: where sums start; strides of 0 repeat it.  NULL data: 0 */
 	k_precision precision;
 } k_gemm_args;
 
@@ -107,11 +109,16 @@ typedef enum ew_op {
 	    EW_OP_COUNT
 } ew_op;
 
+/* How a result becomes fp16.  EW_AWAY, for ADD, SUB and MUL of fp16 values, is what Neural Engines do: half
+ * away from zero, first to 11 significant bits with any exponent, then, below 2^-14, to a multiple
+ * of 2^-24; a NaN operand gives +infinity. */
+typedef enum ew_rounding { EW_KEEP, EW_NEAREST_EVEN, EW_AWAY } ew_rounding;
+
 typedef struct ew_instr {
 	uint8_t op;      /* ew_op */
 	uint8_t dst;     /* register; STORE: operand index */
 	uint8_t a, b, c; /* registers (SELECT: a ? b : c); LOAD: a = operand index */
-	bool round16;    /* round the result to fp16 */
+	uint8_t round16; /* ew_rounding */
 	float imm,
 	    imm2; /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
 } ew_instr;

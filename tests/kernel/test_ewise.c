@@ -513,12 +513,88 @@ static int end(void **state)
 	return 0;
 }
 
+/* ---- Half away from zero --------------------------------------------------------- */
+
+/* What EW_AWAY makes of an exact result. */
+static half away_f16(double x)
+{
+	int e;
+	if (isnan(x) || isinf(x))
+		return half_from_double(x);
+	double m = frexp(fabs(x), &e);
+	double y = ldexp(round(m * 2048), e - 11); /* round(): half away from zero */
+	if (y < 0x1p-14)
+		y = round(y * 0x1p24) * 0x1p-24;
+	return half_from_double(copysign(y >= 65536 ? INFINITY : y, x));
+}
+
+/* Random patterns, and pairs whose results lie near ties and near the ends of fp16. */
+static void test_away(void **state)
+{
+	(void)state;
+	enum { N = 1 << 17 };
+	static half a[N], b[N], y[N];
+	static const uint8_t ops[] = {EW_ADD, EW_SUB, EW_MUL};
+	static const half special[] = {0,      0x8000, 1,      0x8001, 0x03ff, 0x0400, 0x3c00, 0x3c01,
+				       0x6800, 0xe800, 0x6801, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e00};
+	for (int i = 0; i < N; i++) {
+		a[i] = (half)check_uniform(31, (uint64_t)i, 0, 65536);
+		b[i] = (half)check_uniform(32, (uint64_t)i, 0, 65536);
+		if (i % 4 == 1) /* an exponent apart by what a sum keeps, or nearly */
+			b[i] = (half)((b[i] & 0x83ff) | MAX((a[i] >> 10 & 31) - 10 - i / 4 % 4, 0) << 10);
+		if (i % 4 == 2) { /* few significant bits: ties */
+			a[i] &= 0xffe0;
+			b[i] &= 0xffc0;
+		}
+		if (i % 4 == 3) { /* products near and below 2^-14 */
+			a[i] = (half)((a[i] & 0x83ff) | (i / 4 % 15 + 1) << 10);
+			b[i] = (half)((b[i] & 0x83ff) | (15 - i / 4 % 15) << 10);
+		}
+	}
+	for (int i = 0; i < LENGTH(special); i++)
+		for (int j = 0; j < LENGTH(special); j++) {
+			a[i * LENGTH(special) + j] = special[i];
+			b[i * LENGTH(special) + j] = special[j];
+		}
+	for (int o = 0; o < LENGTH(ops); o++)
+		for (int run = 0; run < nisa; run++) {
+			const ew_instr instr[] = {
+			    {.op = EW_LOAD, .dst = 0, .a = 0},
+			    {.op = EW_LOAD, .dst = 1, .a = 1},
+			    {.op = ops[o], .dst = 0, .a = 0, .b = 1, .round16 = EW_AWAY},
+			    {.op = EW_STORE, .dst = 2, .a = 0}};
+			const ew_operand operand[] = {{a, K_F16, {1}}, {b, K_F16, {1}}, {y, K_F16, {1}}};
+			k_ewise(NULL, isas[run],
+				&(ew_program){.rank = 1,
+					      .dim = {N},
+					      .ninstr = 4,
+					      .noperands = 3,
+					      .nregs = 2,
+					      .instr = instr,
+					      .operand = operand});
+			for (int i = 0; i < N; i++) {
+				double p = (double)half_to_float(a[i]), q = (double)half_to_float(b[i]);
+				double x = ops[o] == EW_ADD ? p + q : ops[o] == EW_SUB ? p - q : p * q;
+				half want = isnan(p) || isnan(q) ? 0x7c00 : away_f16(x);
+				if (!check_same(half_to_float(y[i]), half_to_float(want)))
+					fail_msg("op %d, %a and %a give %a, expected %a", ops[o], p, q,
+						 half_to_float(y[i]), half_to_float(want));
+			}
+		}
+	/* measured ones */
+	assert_int_equal(away_f16(2048 + 1), half_from_float(2050));
+	assert_int_equal(away_f16(65504 + 0), half_from_float(65504));
+	assert_int_equal(away_f16(16384 + 16384), half_from_float(32768));
+	assert_int_equal(away_f16(0x1p-24), 1);
+	assert_int_equal(away_f16(256 * 256), 0x7c00);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_programs),   cmocka_unit_test(test_integers),
-	    cmocka_unit_test(test_reductions), cmocka_unit_test(test_integer_sums),
-	    cmocka_unit_test(test_softmax),    cmocka_unit_test(test_conversion),
-	    cmocka_unit_test(test_copy)};
+	    cmocka_unit_test(test_away),         cmocka_unit_test(test_programs),
+	    cmocka_unit_test(test_integers),     cmocka_unit_test(test_reductions),
+	    cmocka_unit_test(test_integer_sums), cmocka_unit_test(test_softmax),
+	    cmocka_unit_test(test_conversion),   cmocka_unit_test(test_copy)};
 	return cmocka_run_group_tests(tests, begin, end);
 }

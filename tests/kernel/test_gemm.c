@@ -214,7 +214,11 @@ static float not_finite(uint64_t seed, uint64_t i)
 
 /* ---- Which rows ------------------------------------------------------------------- */
 
-static bool runs_here(const k_gemm_row *r) { return (r->isa & machine) == r->isa; }
+/* Fixed point has a test of its own. */
+static bool runs_here(const k_gemm_row *r)
+{
+	return !(r->precision >> K_FIXED & 1) && (r->isa & machine) == r->isa;
+}
 
 /* Tile instructions cost microseconds when they are emulated. */
 static bool slow(const k_gemm_row *r) { return provider == AMX_EMULATED && (r->isa & ISA_AMX_BF16); }

@@ -58,3 +58,52 @@ double check_ulp(float got, double want)
 }
 
 bool check_same(float a, float b) { return float_bits(a) == float_bits(b) || (a != a && b != b); }
+
+/* ---- Fixed point ------------------------------------------------------------------ */
+
+static double fixed_value(half h)
+{
+	int e = h >> 10 & 31, m = h & 1023;
+	double x = e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+	return h & 0x8000 ? -x : x;
+}
+static int fixed_exponent(half h)
+{
+	int e = -14;
+	while (fabs(fixed_value(h)) >= ldexp(1, e + 1))
+		e++;
+	return e;
+}
+
+static half nearest_away(double x)
+{
+	if (isinf(x))
+		return x > 0 ? 0x7c00 : 0xfc00;
+	/* the two neighbours among all 2^15 magnitudes, by bisection */
+	int lo = 0, hi = 0x7c00;
+	while (hi - lo > 1) {
+		int mid = (lo + hi) / 2;
+		if (fixed_value((half)mid) <= fabs(x))
+			lo = mid;
+		else
+			hi = mid;
+	}
+	int h = fabs(x) - fixed_value((half)lo) >= fixed_value((half)hi) - fabs(x) ? hi : lo;
+	return (half)(h && x < 0 ? h | 0x8000 : h);
+}
+
+half check_fixed(const half *x, int64_t sx, const half *w, int64_t sw, int64_t k, double bias)
+{
+	double sum = round(bias * 65536);
+	for (int64_t p = 0; p < k; p++) {
+		if (fabs(sum) >= 0x1p31)
+			break;
+		half a = x[p * sx], b = w[p * sw];
+		if (fixed_exponent(a) + fixed_exponent(b) >= -16)
+			sum +=
+			    round(fixed_value(a) * fixed_value(b) * 65536); /* round: half away from zero */
+	}
+	if (!(fabs(sum) < 0x1p31))
+		return sum > 0 ? 0x7c00 : 0xfc00;
+	return nearest_away(sum / 65536);
+}

@@ -20,6 +20,10 @@ double check_uniform(uint64_t seed, uint64_t i, double lo, double hi);
  * cost: |got - want| / ulp(want).  Infinities and NaN: 0 if the same, else infinite. */
 double check_ulp(float got, double want);
 
+/* The sum of x[p * sx] w[p * sw] for p < k that starts at a bias, by the rules of kernel/gemm_fixed.h,
+ * which are written once more here: in double, operands decoded by arithmetic. */
+half check_fixed(const half *x, int64_t sx, const half *w, int64_t sw, int64_t k, double bias);
+
 /* Whether both hold the same bits, where any NaN equals any NaN. */
 bool check_same(float a, float b);
 

@@ -93,12 +93,13 @@ static an_status emit_group(emitter *m, int first, soft_call *c)
 
 /* ---- Contractions ---------------------------------------------------------------------- */
 
+/* What is shorter than `rank`, or 1, is repeated. */
 static k_matrix matrix(const soft_value *v, int rank)
 {
 	k_matrix x = {.type = v->type};
-	x.rs = v->dim[v->rank - 2] == 1 ? 0 : v->at.stride[v->rank - 2];
-	x.cs = v->dim[v->rank - 1] == 1 ? 0 : v->at.stride[v->rank - 1];
-	for (int i = 0; i < rank - 2; i++) { /* aligned at the end; what is shorter is repeated */
+	x.rs = v->rank < 2 || v->dim[v->rank - 2] == 1 ? 0 : v->at.stride[v->rank - 2];
+	x.cs = v->rank < 1 || v->dim[v->rank - 1] == 1 ? 0 : v->at.stride[v->rank - 1];
+	for (int i = 0; i < rank - 2; i++) { /* aligned at the end */
 		int j = i - (rank - v->rank);
 		x.bs[i] = j < 0 || v->dim[j] == 1 ? 0 : v->at.stride[j];
 	}
@@ -107,14 +108,14 @@ static k_matrix matrix(const soft_value *v, int rank)
 
 static void drop_batch(k_gemm_args *g, int i)
 {
-	k_matrix *const all[3] = {&g->a, &g->b, &g->c};
+	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
 	g->nbatch--;
 	for (int j = i; j < g->nbatch; j++) {
 		g->batch[j] = g->batch[j + 1];
-		for (int k = 0; k < 3; k++)
+		for (int k = 0; k < LENGTH(all); k++)
 			all[k]->bs[j] = all[k]->bs[j + 1];
 	}
-	for (int k = 0; k < 3; k++)
+	for (int k = 0; k < LENGTH(all); k++)
 		all[k]->bs[g->nbatch] = 0;
 }
 
@@ -128,9 +129,9 @@ static void exchange(k_matrix *a, k_matrix *b)
 /* C^T = B^T A^T */
 static void transpose_product(k_gemm_args *g)
 {
-	k_matrix *const all[3] = {&g->a, &g->b, &g->c};
+	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
 	exchange(&g->a, &g->b);
-	for (int k = 0; k < 3; k++) {
+	for (int k = 0; k < LENGTH(all); k++) {
 		int64_t t = all[k]->rs;
 		all[k]->rs = all[k]->cs;
 		all[k]->cs = t;
@@ -151,18 +152,22 @@ static bool simplify_product(k_gemm_args *g)
 	for (int i = g->nbatch; i-- > 0;) {
 		int64_t n = g->batch[i];
 		if (g->b.bs[i] == 0 &&
-		    (g->m == 1 || (g->a.bs[i] == g->a.rs * g->m && g->c.bs[i] == g->c.rs * g->m))) {
+		    (g->m == 1 || (g->a.bs[i] == g->a.rs * g->m && g->c.bs[i] == g->c.rs * g->m &&
+				   g->bias.bs[i] == g->bias.rs * g->m))) {
 			if (g->m == 1) {
 				g->a.rs = g->a.bs[i];
 				g->c.rs = g->c.bs[i];
+				g->bias.rs = g->bias.bs[i];
 			}
 			g->m *= n;
 			drop_batch(g, i);
 		} else if (g->a.bs[i] == 0 &&
-			   (g->n == 1 || (g->b.bs[i] == g->b.cs * g->n && g->c.bs[i] == g->c.cs * g->n))) {
+			   (g->n == 1 || (g->b.bs[i] == g->b.cs * g->n && g->c.bs[i] == g->c.cs * g->n &&
+					  g->bias.bs[i] == g->bias.cs * g->n))) {
 			if (g->n == 1) {
 				g->b.cs = g->b.bs[i];
 				g->c.cs = g->c.bs[i];
+				g->bias.cs = g->bias.bs[i];
 			}
 			g->n *= n;
 			drop_batch(g, i);
@@ -171,7 +176,7 @@ static bool simplify_product(k_gemm_args *g)
 	for (int i = g->nbatch - 2; i >= 0; i--) {
 		int64_t n = g->batch[i + 1];
 		if (g->a.bs[i] == g->a.bs[i + 1] * n && g->b.bs[i] == g->b.bs[i + 1] * n &&
-		    g->c.bs[i] == g->c.bs[i + 1] * n) {
+		    g->c.bs[i] == g->c.bs[i + 1] * n && g->bias.bs[i] == g->bias.bs[i + 1] * n) {
 			g->batch[i + 1] *= g->batch[i];
 			drop_batch(g, i);
 		}
@@ -198,6 +203,7 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 {
 	soft_fn *s = m->s;
 	const soft_value *x = &s->values[n->in[0]], *y = &s->values[n->in[1]], *z = &s->values[n->out];
+	const soft_value *bias = n->nin > 2 ? &s->values[n->in[2]] : NULL;
 	int rank = z->rank;
 	k_gemm_args g = {.m = z->dim[rank - 2],
 			 .n = z->dim[rank - 1],
@@ -209,19 +215,26 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 			 .precision = x->type == K_F16 ? s->profile->precision : K_EXACT};
 	for (int i = 0; i < g.nbatch; i++)
 		g.batch[i] = z->dim[i];
+	if (bias)
+		g.bias = matrix(bias, rank);
 	c->kind = CALL_GEMM;
 	if (__builtin_mul_overflow(2 * elements(rank, z->dim), g.k, &c->flops))
 		c->flops = INT64_MAX;
 	c->bytes = reach(x->type, x->rank, x->dim, x->at.stride) +
 		   reach(y->type, y->rank, y->dim, y->at.stride) +
 		   reach(z->type, z->rank, z->dim, z->at.stride);
+	if (bias)
+		c->bytes += reach(bias->type, bias->rank, bias->dim, bias->at.stride);
 	bool swapped = simplify_product(&g);
 	c->u.gemm.args = g;
 	c->u.gemm.row = k_gemm_select(&g, s->ctx->isa);
-	TRY(alloc_refs(m, c, 4));
+	TRY(alloc_refs(m, c, 5));
 	refer(c, swapped ? y : x);
 	refer(c, swapped ? x : y);
 	refer(c, z);
+	c->u.gemm.biased = bias;
+	if (bias)
+		refer(c, bias);
 	size_t scratch = k_gemm_scratch(c->u.gemm.row, &g, s->ctx->threads);
 	if (scratch) {
 		int storage;

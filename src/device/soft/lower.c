@@ -272,10 +272,19 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 
 /* ---- Contractions ------------------------------------------------------------------ */
 
-/* x y + bias with one rounding: with a bias, the product stays in fp32 until it is added. */
+/* Whether products of this type are K_FIXED. */
+static bool fixed_point(const soft_fn *s, k_type type)
+{
+	return type == K_F16 && s->profile->precision == K_FIXED;
+}
+
+/* x y + bias with one rounding: in fixed point sums start at the bias, else the product stays in fp32
+ * until it is added. */
 static int with_bias(soft_fn *s, k_type type, int x, int y, int bias)
 {
-	int z = soft_add_gemm(s, bias < 0 ? type : K_F32, x, y);
+	if (fixed_point(s, type))
+		return soft_add_gemm(s, type, x, y, bias);
+	int z = soft_add_gemm(s, bias < 0 ? type : K_F32, x, y, -1);
 	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
 }
 
@@ -343,32 +352,33 @@ static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
 	return result(s, op, 0, with_bias(s, type, w, x, bias));
 }
 
-/* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32. */
+/* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32,
+ * unless contractions are to see fp16. */
 static an_status lower_sdpa(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
 	int q = use_arg(s, op, "query"), k = use_arg(s, op, "key"), v = use_arg(s, op, "value");
 	int mask = use_arg(s, op, "attn_mask"), rank = s->values[q].rank;
-	k_type type = s->values[q].type;
+	k_type type = s->values[q].type, inner = fixed_point(s, type) ? type : K_F32;
 	double embedding = (double)s->values[q].dim[rank - 1];
-	int z = soft_add_gemm(s, K_F32, q, soft_add_transposed(s, k));
+	int z = soft_add_gemm(s, inner, q, soft_add_transposed(s, k), -1);
 	int64_t dim[SOFT_RANK];
 	memcpy(dim, s->values[z].dim, sizeof dim);
-	z = soft_add_ew_like(s, EW_MUL, K_F32, z, z, soft_add_number(s, K_F32, 1 / sqrt(embedding)));
+	z = soft_add_ew_like(s, EW_MUL, inner, z, z, soft_add_number(s, inner, 1 / sqrt(embedding)));
 	if (mask >= 0 && s->values[mask].type == K_BOOL)
-		z = soft_add_ew(s, EW_SELECT, K_F32, rank, dim, mask, z, soft_add_number(s, K_F32, -INFINITY),
+		z = soft_add_ew(s, EW_SELECT, inner, rank, dim, mask, z, soft_add_number(s, inner, -INFINITY),
 				0, 0);
 	else if (mask >= 0)
-		z = soft_add_ew_like(s, EW_ADD, K_F32, z, z, mask);
-	int p = soft_add_node(s, NODE_SOFTMAX, K_F32, rank, dim, 1, &z);
+		z = soft_add_ew_like(s, EW_ADD, inner, z, z, mask);
+	int p = soft_add_node(s, NODE_SOFTMAX, inner, rank, dim, 1, &z);
 	if (!s->oom)
 		s->nodes[s->nnodes - 1].u.along.axis = rank - 1;
-	if (type == K_F16) { /* both operands of a product have one type */
+	if (type != inner) { /* both operands of a product have one type */
 		int64_t shape[SOFT_RANK];
 		memcpy(shape, s->values[v].dim, sizeof shape);
 		v = soft_add_ew(s, EW_MOV, K_F32, rank, shape, v, -1, -1, 0, 0);
 	}
-	return result(s, op, 0, soft_add_gemm(s, type, p, v));
+	return result(s, op, 0, soft_add_gemm(s, type, p, v, -1));
 }
 
 /* ---- Moving elements ---------------------------------------------------------------- */

@@ -125,7 +125,11 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 	bool cast = op == EW_MOV; /* the program asks for rounding here */
 	n->u.ew.op = (uint8_t)op;
 	n->u.ew.integer = integer;
-	n->u.ew.round16 = type == K_F16 && !never_rounds[op] && (cast || s->profile->round_each);
+	bool half_away = s->profile->away && (op == EW_ADD || op == EW_SUB || op == EW_MUL);
+	for (int i = 0; i < nin; i++)
+		half_away &= s->values[in[i]].type == K_F16;
+	if (type == K_F16 && !never_rounds[op] && (cast || s->profile->round_each))
+		n->u.ew.round16 = half_away ? EW_AWAY : EW_NEAREST_EVEN;
 	n->u.ew.imm = imm;
 	n->u.ew.imm2 = imm2;
 	return out;
@@ -200,7 +204,7 @@ void soft_add_copy_into(soft_fn *s, int x, int part)
 	n->u.copy.into = true;
 }
 
-int soft_add_gemm(soft_fn *s, k_type type, int x, int y)
+int soft_add_gemm(soft_fn *s, k_type type, int x, int y, int bias)
 {
 	const soft_value *a = &s->values[x], *b = &s->values[y];
 	int rank = MAX(a->rank, b->rank);
@@ -211,8 +215,8 @@ int soft_add_gemm(soft_fn *s, k_type type, int x, int y)
 	}
 	dim[rank - 2] = a->dim[a->rank - 2];
 	dim[rank - 1] = b->dim[b->rank - 1];
-	int in[2] = {x, y};
-	return soft_add_node(s, NODE_GEMM, type, rank, dim, 2, in);
+	int in[3] = {x, y, bias};
+	return soft_add_node(s, NODE_GEMM, type, rank, dim, bias < 0 ? 2 : 3, in);
 }
 
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)

@@ -24,7 +24,8 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 		float imm2);
 /* The same in the shape of value v, with up to two operands. */
 int soft_add_ew_like(soft_fn *s, int op, k_type type, int v, int a, int b);
-int soft_add_gemm(soft_fn *s, k_type type, int x, int y);
+/* x y, or x y + bias where sums start at a bias (-1: none), which broadcasts to the result. */
+int soft_add_gemm(soft_fn *s, k_type type, int x, int y, int bias);
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask);
 
 /* The whole of a value: a starting point for a view that changes some axes. */

@@ -74,12 +74,16 @@ static void run_call(pool *p, uint32_t isa, soft_exe *e, soft_call *c)
 		c->u.ew.out.data = at[c->u.ew.prog.noperands];
 		k_reduce(p, isa, &c->u.ew.prog, c->u.ew.reg, c->u.ew.how, c->u.ew.mask, &c->u.ew.out);
 		return;
-	case CALL_GEMM:
+	case CALL_GEMM: {
 		c->u.gemm.args.a.data = at[0];
 		c->u.gemm.args.b.data = at[1];
 		c->u.gemm.args.c.data = at[2];
-		k_gemm(p, c->u.gemm.row, &c->u.gemm.args, c->nrefs > 3 ? at[3] : NULL);
+		int used = 3;
+		if (c->u.gemm.biased)
+			c->u.gemm.args.bias.data = at[used++];
+		k_gemm(p, c->u.gemm.row, &c->u.gemm.args, c->nrefs > used ? at[used] : NULL);
 		return;
+	}
 	default: break;
 	}
 	c->u.copy.x.data = at[0];

@@ -3,11 +3,19 @@
 
 /* ---- Profiles -------------------------------------------------------------------------- */
 
+/* What measurements say alike of all chips; docs/numerics.md has their list, and what is missing. */
+#define ENGINE                                                                                              \
+	"contractions of fp16 in Q15.16 with cut-off and sticky overflow, add, sub and mul half away, the " \
+	"rest as ieee"
 static const soft_profile profiles[] = {
     {"ieee", "fp16 values, exact products, fp32 accumulation, every operation rounded to nearest even",
-     K_EXACT, true},
+     K_EXACT, true, false},
     {"fast", "products as the CPU does them fastest, fp32 accumulation, rounded where values are stored",
-     K_FAST, false},
+     K_FAST, false, false},
+    {"m1", ENGINE, K_FIXED, true, true},
+    {"m2", ENGINE, K_FIXED, true, true},
+    {"m4", ENGINE, K_FIXED, true, true},
+    {"m5", ENGINE, K_FIXED, true, true},
 };
 
 const soft_profile *soft_profile_find(const char *name)

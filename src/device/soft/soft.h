@@ -27,6 +27,8 @@ typedef struct soft_profile {
 	k_precision precision; /* of products of fp16 operands; fp32 operands are always exact */
 	bool round_each;       /* every operation rounds to its type, also inside a fused chain; else
 				* only where a value is stored, and in an explicit cast */
+	bool away;             /* add, sub and mul of fp16 round as EW_AWAY; composite operations keep
+				* fp16 between their parts, so that contractions see fp16 */
 } soft_profile;
 const soft_profile *soft_profile_find(const char *name); /* NULL: unknown */
 
@@ -80,7 +82,7 @@ typedef struct soft_view {
 typedef enum node_kind {
 	NODE_EW,      /* one instruction; operands broadcast as in NumPy */
 	NODE_REDUCE,  /* over the axes in mask; the result keeps them as 1 */
-	NODE_GEMM,    /* [batch, m, k] x [batch, k, n], batch axes broadcast */
+	NODE_GEMM,    /* [batch, m, k] x [batch, k, n], batch axes broadcast; with in[2], + that */
 	NODE_SOFTMAX, /* along one axis */
 	NODE_ARG,     /* index of the largest or smallest along one axis, int32 */
 	NODE_COPY,    /* in[0] to out, which is a view defined before if `into` */
@@ -97,7 +99,8 @@ typedef struct soft_node {
 	union {
 		struct {
 			uint8_t op;
-			bool integer, round16;
+			bool integer;
+			uint8_t round16; /* ew_rounding */
 			float imm, imm2;
 		} ew;
 		struct {
@@ -163,7 +166,7 @@ typedef struct soft_call {
 	int64_t flops; /* contractions: 2*M*N*K */
 	int64_t bytes; /* read and written at least once */
 	int nrefs;
-	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, scratch */
+	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, bias if any, scratch */
 	int *storage;  /* of each ref */
 	union {
 		struct { /* EWISE, REDUCE: ref[i] belongs to operand[i]; REDUCE: out after them */
@@ -176,6 +179,7 @@ typedef struct soft_call {
 		struct {
 			k_gemm_args args;
 			const k_gemm_row *row;
+			bool biased;
 		} gemm;
 		struct { /* SOFTMAX, ARG, COPY */
 			int rank, axis;
