@@ -82,7 +82,8 @@ typedef struct an_ctx_options {
 } an_ctx_options;
 
 /* Opens a context.  `opt` may be NULL.  On failure *out is NULL and there is no
- * message, only the status (AN_MEMORY, or AN_USAGE for an unknown isa name). */
+ * message, only the status (AN_MEMORY, or AN_USAGE for an unknown isa name,
+ * AN_UNSUPPORTED for one that this CPU or system does not offer). */
 AN_API an_status an_ctx_open(const an_ctx_options *opt, an_ctx **out);
 AN_API void an_ctx_close(an_ctx *ctx);
 

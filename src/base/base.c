@@ -57,9 +57,11 @@ an_status an_ctx_open(const an_ctx_options *opt, an_ctx **out)
 	*out = NULL;
 	if (!opt)
 		opt = &defaults;
-	uint32_t isa = isa_detect();
+	uint32_t offered = isa_detect(), isa = offered;
 	if (opt->isa && !isa_parse(opt->isa, &isa))
 		return AN_USAGE;
+	if (isa & ~offered)
+		return AN_UNSUPPORTED;
 	an_allocator alloc = {default_resize, NULL};
 	if (opt->allocator)
 		alloc = *opt->allocator;

@@ -267,6 +267,15 @@ static void isa_names_round_trip(void **state)
 	an_ctx *ctx;
 	an_ctx_options opt = {.isa = "sse9"};
 	assert_int_equal(an_ctx_open(&opt, &ctx), AN_USAGE);
+	assert_null(ctx);
+
+	/* no CPU has both x86's and Arm's: a mask beyond what is offered is refused, not run */
+	opt.isa = "avx2,neon";
+	assert_int_equal(an_ctx_open(&opt, &ctx), AN_UNSUPPORTED);
+	opt.isa = "portable";
+	assert_int_equal(an_ctx_open(&opt, &ctx), AN_OK);
+	assert_string_equal(an_ctx_isa(ctx), "portable");
+	an_ctx_close(ctx);
 }
 
 int main(void)
