@@ -218,8 +218,9 @@ an_ctx *cli_open_ctx(const cli_device *d)
 	if (s == AN_USAGE)
 		cli_usage("--isa: unknown instruction set in \"%s\"", d->isa);
 	if (s == AN_UNSUPPORTED)
-		cli_fail("--isa %s: this CPU does not offer all of these; \"anneal --version\" lists what it does",
-			 d->isa);
+		cli_fail(
+		    "--isa %s: this CPU does not offer all of these; \"anneal --version\" lists what it does",
+		    d->isa);
 	if (s != AN_OK)
 		cli_fail("%s", an_status_name(s));
 	return ctx;
