@@ -1,6 +1,6 @@
 /* What is compiled once per instruction set: inner loops over one thread's piece of work.
  * loops_portable.c, loops_avx2.c and loops_avx512.c each fill one table from the same
- * sources (ewise_impl.h, train_impl.h); the files that cut work into pieces (ewise.c,
+ * sources (loops_impl.h); the files that cut work into pieces (ewise.c,
  * softmax.c, train.c) pick a table by the ISA mask. */
 #ifndef KERNEL_LOOPS_H
 #define KERNEL_LOOPS_H

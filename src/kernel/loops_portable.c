@@ -1,21 +1,5 @@
 /* The loops of loops.h, in C alone. */
 #include "kernel/loops.h"
 
-#include "kernel/math_impl.h"
-#include "kernel/ewise_impl.h"
-#include "kernel/train_impl.h"
-
-const k_loops loops_portable = {
-    .run = run,
-    .fold = fold,
-    .finish = finish,
-    .load = load_floats,
-    .store = store_floats,
-    .widen_rows = widen_rows,
-    .narrow_rows = narrow_rows,
-    .softmax_row = softmax_row,
-    .softmax_update = softmax_update,
-    .softmax_apply = softmax_apply,
-    .sum_squares = sum_squares,
-    .adamw = adamw,
-};
+#define LOOPS loops_portable
+#include "kernel/loops_impl.h"

@@ -1,0 +1,20 @@
+/* Every loop of loops.h and the table of them.  Included once per instruction set, by a file
+ * that has defined LOOPS, the table's name, and what its set offers (LOOPS_AVX2, ...). */
+#include "kernel/math_impl.h"
+#include "kernel/ewise_impl.h"
+#include "kernel/train_impl.h"
+
+const k_loops LOOPS = {
+    .run = run,
+    .fold = fold,
+    .finish = finish,
+    .load = load_floats,
+    .store = store_floats,
+    .widen_rows = widen_rows,
+    .narrow_rows = narrow_rows,
+    .softmax_row = softmax_row,
+    .softmax_update = softmax_update,
+    .softmax_apply = softmax_apply,
+    .sum_squares = sum_squares,
+    .adamw = adamw,
+};
