@@ -52,6 +52,26 @@ AN_API const char *an_executable_output(const an_executable *e, int i, an_type *
  * FLOPs, bytes and the operation it comes from.  Freed with an_text_free. */
 AN_API an_status an_executable_text(const an_executable *e, char **text, size_t *len);
 
+/* ---- Counting what is lost --------------------------------------------------------- */
+
+/* What an operation's arithmetic did to its values while the device counted. */
+typedef struct an_counts {
+	int64_t products;   /* contractions: multiplications of two operands that are not 0 */
+	int64_t lost;       /* of these, those that contributed nothing: cut off, or rounded to 0 */
+	int64_t results;    /* elements computed */
+	int64_t overflowed; /* of these, infinite though every operand was finite */
+	int64_t vanished;   /* of these, 0 though not every exact term was: products of operands that are not 0, and
+			     * sums all of whose terms that are not 0 were lost */
+	double largest;     /* magnitude of a finite result */
+} an_counts;
+
+/* From now on calls of this device count, or do not (as at first).  AN_DEVICE: it cannot. */
+AN_API an_status an_device_count(an_device *d, bool on);
+/* What calls of `e` counted for operation `op` of its function, or with -1 for all, since the last reset.
+ * Composite operations count all of their parts. */
+AN_API an_status an_executable_counts(const an_executable *e, int op, an_counts *out);
+AN_API void an_executable_reset_counts(an_executable *e);
+
 /* ---- Buffers --------------------------------------------------------------------- */
 
 /* Zeroed memory for a value of type `t`. */

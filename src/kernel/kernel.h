@@ -39,6 +39,22 @@ void k_f32_to_bf16(pool *p, uint32_t isa, bfloat *dst, const float *src, int64_t
 void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *dst, const int64_t *dst_stride,
 		    const void *src, const int64_t *src_stride);
 
+/* ---- Counting what is lost --------------------------------------------------------- */
+
+/* What the arithmetic of an operation did to its values.  Counting is a separate pass over operands and
+ * results (contractions) or a check after each instruction (elementwise), so that what does not count
+ * pays nothing.  Counts are added to; they do not depend on the number of threads. */
+typedef struct k_counts {
+	int64_t products;   /* contractions: multiplications of two operands that are not 0 */
+	int64_t lost;       /* of these, those that contributed nothing: cut off, or rounded to 0 */
+	int64_t results;    /* elements written */
+	int64_t overflowed; /* of these, infinite though every operand was finite */
+	int64_t vanished;   /* of these, 0 though the exact result is not known to be 0: a product of operands
+			     * that are not 0, or a sum all of whose terms that are not 0 were lost */
+	float largest;      /* magnitude of a finite result */
+} k_counts;
+void k_counts_add(k_counts *to, const k_counts *from);
+
 /* ---- GEMM ------------------------------------------------------------------------ */
 
 /* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation.  Any strides (so
@@ -76,6 +92,9 @@ const char *k_gemm_name(const k_gemm_row *r);
 /* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address. */
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
+/* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of
+ * K_FIXED where that is the precision, and is 0 otherwise. */
+void k_gemm_count(pool *p, const k_gemm_args *g, k_counts *counts);
 
 /* ---- Elementwise chains ---------------------------------------------------------- */
 
