@@ -32,6 +32,31 @@ AN_API const an_chip *an_chip_find(const char *name);
 /* The model above, in seconds.  A single dispatch; programs in sequence add up. */
 AN_API double an_chip_predict(const an_chip *c, double conv_flops, double matmul_flops, double bytes);
 
+/* ---- Numerics ----------------------------------------------------------------------- */
+
+/* Numerics are rules, each with several choices, on which chips or sources differ.  A profile is a
+ * choice for every rule; "m4,reduce=tiled" is profile m4 with another choice for one rule.  All
+ * functions give false after the last. */
+typedef struct an_numerics_profile_info {
+	const char *name;    /* "m4" */
+	const char *summary; /* a line */
+} an_numerics_profile_info;
+AN_API bool an_numerics_profile(int i, an_numerics_profile_info *out);
+
+typedef struct an_numerics_rule_info {
+	const char *key;     /* "rounding" */
+	const char *summary; /* what it is about */
+} an_numerics_rule_info;
+AN_API bool an_numerics_rule(int i, an_numerics_rule_info *out);
+
+typedef struct an_numerics_choice_info {
+	const char *name;     /* "away" */
+	const char *summary;  /* what it does */
+	const char *evidence; /* who has measured it on which chip */
+	uint32_t profiles;    /* bit i: profile i chooses it */
+} an_numerics_choice_info;
+AN_API bool an_numerics_choice(int rule, int i, an_numerics_choice_info *out);
+
 #ifdef __cplusplus
 }
 #endif

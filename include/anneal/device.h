@@ -18,12 +18,12 @@ typedef struct an_call an_call; /* an executable with buffers bound to its names
 
 typedef struct an_device_options {
 	const char *name;     /* "soft" (default) */
-	const char *numerics; /* "ieee" (default), "fast", or a chip's, "m1", "m2", "m4", "m5" */
+	const char *numerics; /* "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists them */
 } an_device_options;
 
 typedef struct an_device_info {
 	const char *name;     /* "soft" */
-	const char *numerics; /* "ieee" */
+	const char *numerics; /* "ieee"; one text for the same choices of a profile */
 	const char *isa;      /* instruction sets in use, "avx2,avx512,..." */
 	int threads;
 	int64_t compiles_left; /* -1: no limit */

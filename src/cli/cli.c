@@ -104,8 +104,10 @@ static _Noreturn void help(const cli_command *cmd, const cli_option *rows, int n
 		}
 		snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "",
 			 o->value ? o->value : "");
-		printf("  %-22s %s%s\n", left, strlen(left) > 22 ? "\n                         " : "",
-		       o->help);
+		printf("  %-22s %s", left, strlen(left) > 22 ? "\n                         " : "");
+		for (int i = 0; o->names && o->names(i); i++)
+			printf("%s%s", i ? ", " : "", o->names(i));
+		printf("%s\n", o->help);
 	}
 	printf("\nExample\n  %s\n", cmd->example);
 	leave(0);
@@ -224,6 +226,12 @@ an_ctx *cli_open_ctx(const cli_device *d)
 	if (s != AN_OK)
 		cli_fail("%s", an_status_name(s));
 	return ctx;
+}
+
+const char *cli_numerics_name(int i)
+{
+	an_numerics_profile_info p;
+	return an_numerics_profile(i, &p) ? p.name : NULL;
 }
 
 an_device *cli_open_device(an_ctx *ctx, const cli_device *d, const char *default_numerics)

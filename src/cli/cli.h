@@ -44,6 +44,7 @@ typedef struct cli_option {
 	double *real;
 	const char **text;
 	cli_list *list;
+	const char *(*names)(int i); /* optional: what the value may be; --help lists them before `help` */
 } cli_option;
 
 /* Reads the options of `cmd` into their destinations and moves the operands to the end of argv;
@@ -58,9 +59,11 @@ typedef struct cli_device {
 	const char *device, *numerics, *isa;
 	int threads;
 } cli_device;
+const char *cli_numerics_name(int i); /* of profile i; NULL after the last */
 #define CLI_DEVICE_OPTIONS(d, default_numerics) \
 	{.help = "Device"}, \
-	{"numerics", "PROFILE", "arithmetic: ieee, fast, m1, m2, m4 or m5 (default " default_numerics ")", .text = &(d).numerics}, \
+	{"numerics", "PROFILE", "; \"anneal ops --numerics\" explains them (default " default_numerics ")", \
+	 .names = cli_numerics_name, .text = &(d).numerics}, \
 	{"device", "NAME", "where programs run: soft (default)", .text = &(d).device}, \
 	{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &(d).threads}, \
 	{"isa", "SETS", "instruction sets to use: portable, or avx2,avx512 and so on (default: all)", .text = &(d).isa}

@@ -1,4 +1,4 @@
-/* anneal ops: the table of operations. */
+/* anneal ops: the table of operations, and that of numerics. */
 #include "cli/cli.h"
 
 #include <string.h>
@@ -11,7 +11,10 @@ const cli_command cmd_ops = {
     .summary = "list MIL's operations with their parameters",
     .details =
 	"With names, only those.  A parameter in brackets may be left out; = gives its default, * marks one "
-	"that must be a\nconstant, ... a list of values.",
+	"that must be a\nconstant, ... a list of values.\n\n"
+	"A profile of numerics is a choice for each of several rules, on which chips or sources about them "
+	"differ;\n"
+	"--numerics m4,rounding=even is m4 with another choice for one rule.",
     .example = "anneal ops matmul softmax",
     .run = run,
 };
@@ -51,11 +54,110 @@ static void print_json(an_opcode op, const an_op_description *d)
 	printf("]}");
 }
 
+/* ---- Numerics ------------------------------------------------------------------------ */
+
+/* Text in lines of about 100 columns, each after `indent` blanks. */
+static void wrapped(int indent, const char *text)
+{
+	enum { WIDTH = 100 };
+	for (int column = 0; *text;) {
+		int n = (int)strcspn(text, " ");
+		if (column > 0 && column + 1 + n > WIDTH) {
+			printf("\n");
+			column = 0;
+		}
+		column += column ? printf(" ") : printf("%*s", indent, "");
+		column += printf("%.*s", n, text);
+		text += n;
+		text += strspn(text, " ");
+	}
+	printf("\n");
+}
+
+/* The names of the profiles in `mask`. */
+static void print_profiles(uint32_t mask, bool json)
+{
+	an_numerics_profile_info p;
+	const char *comma = "";
+	for (int i = 0; an_numerics_profile(i, &p); i++) {
+		if (!(mask >> i & 1))
+			continue;
+		printf("%s%s%s%s", comma, json ? "\"" : "", p.name, json ? "\"" : "");
+		comma = json ? ", " : " ";
+	}
+}
+
+static void print_numerics(void)
+{
+	an_numerics_profile_info p;
+	an_numerics_rule_info r;
+	an_numerics_choice_info c;
+	printf("Profiles\n");
+	for (int i = 0; an_numerics_profile(i, &p); i++)
+		printf("  %-5s %s\n", p.name, p.summary);
+	printf("\nRules, their choices, [the profiles that choose them], and the evidence\n");
+	for (int i = 0; an_numerics_rule(i, &r); i++) {
+		printf("\n%s: %s\n", r.key, r.summary);
+		for (int k = 0; an_numerics_choice(i, k, &c); k++) {
+			printf("  %s [", c.name);
+			print_profiles(c.profiles, false);
+			printf("]\n");
+			wrapped(6, c.summary);
+			printf("    evidence\n");
+			wrapped(6, c.evidence);
+		}
+	}
+}
+
+static void print_pair(const char *comma, const char *key, const char *text)
+{
+	printf("%s\"%s\": ", comma, key);
+	cli_json_text(stdout, text);
+}
+
+static void print_numerics_json(void)
+{
+	an_numerics_profile_info p;
+	an_numerics_rule_info r;
+	an_numerics_choice_info c;
+	printf("{\"profiles\": [");
+	for (int i = 0; an_numerics_profile(i, &p); i++) {
+		print_pair(i ? ",\n  {" : "\n  {", "name", p.name);
+		print_pair(", ", "summary", p.summary);
+		printf("}");
+	}
+	printf("],\n \"rules\": [");
+	for (int i = 0; an_numerics_rule(i, &r); i++) {
+		print_pair(i ? ",\n  {" : "\n  {", "key", r.key);
+		print_pair(", ", "summary", r.summary);
+		printf(", \"choices\": [");
+		for (int k = 0; an_numerics_choice(i, k, &c); k++) {
+			print_pair(k ? ",\n    {" : "\n    {", "name", c.name);
+			printf(", \"profiles\": [");
+			print_profiles(c.profiles, true);
+			print_pair("], ", "summary", c.summary);
+			print_pair(", ", "evidence", c.evidence);
+			printf("}");
+		}
+		printf("]}");
+	}
+	printf("]}\n");
+}
+
 static int run(int argc, char **argv)
 {
-	bool json = false;
-	const cli_option rows[] = {{"json", NULL, "a JSON array", .flag = &json}};
+	bool json = false, numerics = false;
+	const cli_option rows[] = {{"json", NULL, "a JSON array; with --numerics an object", .flag = &json},
+				   {"numerics", NULL,
+				    "profiles, rules and choices of --numerics, with their evidence",
+				    .flag = &numerics}};
 	int first = CLI_PARSE(&cmd_ops, rows, argc, argv);
+	if (numerics && first < argc)
+		cli_usage("--numerics takes no operand, found \"%s\"", argv[first]);
+	if (numerics) {
+		(json ? print_numerics_json : print_numerics)();
+		return 0;
+	}
 	for (int i = first; i < argc; i++)
 		if (an_op_find(argv[i]) < 0)
 			cli_fail("there is no operation \"%s\"", argv[i]);

@@ -4,6 +4,7 @@
 #ifndef DEVICE_DEVICE_H
 #define DEVICE_DEVICE_H
 
+#include "ane/numerics.h"
 #include "anneal/device.h"
 #include "base/base.h"
 #include "mil/ir.h"
@@ -33,6 +34,7 @@ struct an_device {
 	an_ctx *ctx;
 	const device_ops *ops;
 	an_device_info info;
+	const ane_numerics *numerics; /* what info.numerics names; NULL: not in the table */
 	void *impl;
 	an_executable *executables; /* linked through next */
 	an_buffer *buffers;

@@ -22,9 +22,7 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	t->mode = mode;
 	t->dir_lock = -1;
 	arena_init(&t->arena, ctx);
-	an_device_info info;
-	an_device_get_info(d, &info);
-	t->precision = strcmp(info.numerics, "fast") == 0 ? K_FAST : K_EXACT;
+	t->precision = d->numerics && CHOSEN(d->numerics, PRODUCT, FAST) ? K_FAST : K_EXACT;
 	an_status s = train_resolve(ctx, m, opt, &t->o);
 	if (s == AN_OK)
 		s = an_program_new(ctx, &t->program);

@@ -33,12 +33,19 @@ static void test_open(void **state)
 	assert_null(d);
 	assert_message(ctx, "\"soft\"");
 	assert_int_equal(an_device_open(ctx, &(an_device_options){.numerics = "quick"}, &d), AN_USAGE);
-	assert_message(ctx, "\"ieee\", \"fast\"");
+	assert_message(ctx, "ieee, fast, m1");
 	MIL_OK(ctx, an_device_open(ctx, NULL, &d));
 	an_device_info info;
 	an_device_get_info(d, &info);
 	assert_string_equal(info.name, "soft");
 	assert_string_equal(info.numerics, "ieee");
+	an_device *other;
+	MIL_OK(ctx,
+	       an_device_open(ctx, &(an_device_options){.numerics = "m4,zero=signed,nan=infinity"}, &other));
+	an_device_get_info(other, &info);
+	assert_string_equal(info.numerics, "m4,zero=signed");
+	an_device_close(other);
+	an_device_get_info(d, &info);
 	assert_int_equal(info.threads, 1);
 	assert_int_equal(info.compiles_left, -1);
 	an_device_close(d);

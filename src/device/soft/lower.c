@@ -275,7 +275,7 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 /* Whether products of this type are K_FIXED. */
 static bool fixed_point(const soft_fn *s, k_type type)
 {
-	return type == K_F16 && s->profile->precision == K_FIXED;
+	return type == K_F16 && CHOSEN(s->numerics, PRODUCT, FIXED);
 }
 
 /* x y + bias with one rounding: in fixed point sums start at the bias, else the product stays in fp32
@@ -352,14 +352,14 @@ static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
 	return result(s, op, 0, with_bias(s, type, w, x, bias));
 }
 
-/* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32,
- * unless contractions are to see fp16. */
+/* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32
+ * or are fp16, by the rule. */
 static an_status lower_sdpa(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
 	int q = use_arg(s, op, "query"), k = use_arg(s, op, "key"), v = use_arg(s, op, "value");
 	int mask = use_arg(s, op, "attn_mask"), rank = s->values[q].rank;
-	k_type type = s->values[q].type, inner = fixed_point(s, type) ? type : K_F32;
+	k_type type = s->values[q].type, inner = CHOSEN(s->numerics, SDPA, PARTS) ? type : K_F32;
 	double embedding = (double)s->values[q].dim[rank - 1];
 	int z = soft_add_gemm(s, inner, q, soft_add_transposed(s, k), -1);
 	int64_t dim[SOFT_RANK];

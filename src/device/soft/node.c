@@ -125,10 +125,11 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 	bool cast = op == EW_MOV; /* the program asks for rounding here */
 	n->u.ew.op = (uint8_t)op;
 	n->u.ew.integer = integer;
-	bool half_away = s->profile->away && (op == EW_ADD || op == EW_SUB || op == EW_MUL);
+	bool half_away =
+	    CHOSEN(s->numerics, ROUNDING, AWAY) && (op == EW_ADD || op == EW_SUB || op == EW_MUL);
 	for (int i = 0; i < nin; i++)
 		half_away &= s->values[in[i]].type == K_F16;
-	if (type == K_F16 && !never_rounds[op] && (cast || s->profile->round_each))
+	if (type == K_F16 && !never_rounds[op] && (cast || CHOSEN(s->numerics, FUSED, ROUNDED)))
 		n->u.ew.round16 = half_away ? EW_AWAY : EW_NEAREST_EVEN;
 	n->u.ew.imm = imm;
 	n->u.ew.imm2 = imm2;

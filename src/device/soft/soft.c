@@ -1,51 +1,18 @@
 /* The software Neural Engine as a device. */
 #include "device/soft/soft.h"
 
-/* ---- Profiles -------------------------------------------------------------------------- */
-
-/* What measurements say alike of all chips; docs/numerics.md has their list, and what is missing. */
-#define ENGINE                                                                                              \
-	"contractions of fp16 in Q15.16 with cut-off and sticky overflow, add, sub and mul half away, the " \
-	"rest as ieee"
-static const soft_profile profiles[] = {
-    {"ieee", "fp16 values, exact products, fp32 accumulation, every operation rounded to nearest even",
-     K_EXACT, true, false},
-    {"fast", "products as the CPU does them fastest, fp32 accumulation, rounded where values are stored",
-     K_FAST, false, false},
-    {"m1", ENGINE, K_FIXED, true, true},
-    {"m2", ENGINE, K_FIXED, true, true},
-    {"m4", ENGINE, K_FIXED, true, true},
-    {"m5", ENGINE, K_FIXED, true, true},
-};
-
-const soft_profile *soft_profile_find(const char *name)
-{
-	for (int i = 0; i < LENGTH(profiles); i++)
-		if (!strcmp(profiles[i].name, name))
-			return &profiles[i];
-	return NULL;
-}
-
 static an_status soft_open(an_device *d, const an_device_options *opt)
 {
-	const soft_profile *profile = soft_profile_find(opt->numerics ? opt->numerics : profiles[0].name);
-	if (!profile) {
-		str list;
-		str_init(&list, d->ctx);
-		for (int i = 0; i < LENGTH(profiles); i++)
-			str_addf(&list, "%s\"%s\"", i ? ", " : "", profiles[i].name);
-		an_status s = str_status(&list);
-		if (s == AN_OK)
-			s = fail(d->ctx, AN_USAGE, "device \"soft\" has no numerics \"%s\"; it has %s",
-				 opt->numerics, list.data);
-		str_free(&list);
-		return s;
-	}
 	soft_device *dev = mem_zalloc(d->ctx, sizeof *dev);
 	if (!dev)
 		return fail_memory(d->ctx, sizeof *dev);
-	dev->profile = profile;
-	d->info.numerics = profile->name;
+	an_status s = ane_numerics_parse(d->ctx, opt->numerics, &dev->numerics);
+	if (s != AN_OK) {
+		mem_free(d->ctx, dev, sizeof *dev);
+		return s;
+	}
+	d->numerics = &dev->numerics;
+	d->info.numerics = dev->numerics.name;
 	d->impl = dev;
 	return AN_OK;
 }
@@ -106,7 +73,7 @@ static an_status soft_compile(an_device *d, an_function *f, an_executable *x)
 	arena tmp;
 	arena_init(&tmp, d->ctx);
 	soft_device *dev = d->impl;
-	soft_fn s = {.ctx = d->ctx, .dev = dev, .profile = dev->profile, .f = f, .tmp = &tmp};
+	soft_fn s = {.ctx = d->ctx, .dev = dev, .numerics = &dev->numerics, .f = f, .tmp = &tmp};
 	an_status status = stages(d, &s, e, &x->arena);
 	mem_free(d->ctx, s.values, s.values_cap * sizeof *s.values);
 	mem_free(d->ctx, s.nodes, s.nodes_cap * sizeof *s.nodes);

@@ -12,7 +12,8 @@
  *   run.c    addresses are filled in, kernels run
  *   dump.c   the list as text
  *
- * soft.c shows the order.  Numerics are a profile: a row of a table that the stages ask. */
+ * soft.c shows the order.  Numerics are a row of ane/numerics.def: stages ask for its choices, none knows
+ * a profile by name. */
 #ifndef DEVICE_SOFT_SOFT_H
 #define DEVICE_SOFT_SOFT_H
 
@@ -20,17 +21,6 @@
 #include "kernel/kernel.h"
 
 #include <assert.h>
-
-/* How values are computed.  Every stage reads these fields; none knows a profile by name. */
-typedef struct soft_profile {
-	const char *name, *summary;
-	k_precision precision; /* of products of fp16 operands; fp32 operands are always exact */
-	bool round_each;       /* every operation rounds to its type, also inside a fused chain; else
-				* only where a value is stored, and in an explicit cast */
-	bool away;             /* add, sub and mul of fp16 round as EW_AWAY; composite operations keep
-				* fp16 between their parts, so that contractions see fp16 */
-} soft_profile;
-const soft_profile *soft_profile_find(const char *name); /* NULL: unknown */
 
 /* ---- The lowered function --------------------------------------------------------- */
 
@@ -208,7 +198,7 @@ typedef struct soft_exe {
 } soft_exe;
 
 typedef struct soft_device {
-	const soft_profile *profile;
+	ane_numerics numerics;
 	void *scratch;
 	size_t scratch_size; /* shared: calls run one after the other */
 	void *stage;
@@ -221,7 +211,7 @@ typedef struct soft_device {
 typedef struct soft_fn {
 	an_ctx *ctx;
 	soft_device *dev;
-	const soft_profile *profile;
+	const ane_numerics *numerics;
 	const an_function *f;
 	arena *tmp;
 	int op;         /* MIL operation being lowered */
