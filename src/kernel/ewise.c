@@ -141,6 +141,31 @@ void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t)
 
 /* ---- Programs --------------------------------------------------------------------- */
 
+int ew_reads(const ew_instr *x)
+{
+	if (x->op == EW_LOAD || x->op == EW_IMM)
+		return 0;
+	if (x->op == EW_SELECT)
+		return 3;
+	return x->op >= EW_ADD && x->op <= EW_GE ? 2 : 1; /* ORDER EW: ADD .. GE are binary */
+}
+
+/* Adds what a piece has counted; integers, so that the order of pieces does not matter. */
+static void add_counts(k_counts *to, const k_counts *from, int n)
+{
+	for (int i = 0; i < n; i++) {
+		__atomic_fetch_add(&to[i].results, from[i].results, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&to[i].overflowed, from[i].overflowed, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&to[i].vanished, from[i].vanished, __ATOMIC_RELAXED);
+		float seen;
+		__atomic_load(&to[i].largest, &seen, __ATOMIC_RELAXED);
+		while (from[i].largest > seen &&
+		       !__atomic_compare_exchange(&to[i].largest, &seen, &from[i].largest, false,
+						  __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			;
+	}
+}
+
 typedef struct ew_job {
 	const ew_program *prog;
 	const k_loops *loops;
@@ -192,19 +217,25 @@ static void ewise_piece(void *arg, int64_t first, int64_t last)
 	const ew_job *job = arg;
 	const ew_space *s = &job->space;
 	_Alignas(64) ew_register reg[EW_MAX_REGS];
+	k_counts counts[EW_MAX_INSTRS], *counted = job->prog->counts ? counts : NULL;
 	memset(reg, 0, sizeof *reg * (size_t)job->prog->nregs);
+	if (counted)
+		memset(counts, 0, sizeof *counts * (size_t)job->prog->ninstr);
 	ew_tile t;
 	start_tile(s, &t);
 	for (int64_t i = first; i < last; i++) {
 		memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
 		space_at(s, false, i, &t);
-		job->loops->run(job->prog, &t, reg);
+		job->loops->run(job->prog, &t, reg, counted);
 	}
+	if (counted)
+		add_counts(job->prog->counts, counts, job->prog->ninstr);
 }
 
 void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
 {
-	assert(prog->rank <= EW_MAX_DIMS && prog->nregs <= EW_MAX_REGS && prog->noperands <= EW_MAX_OPERANDS);
+	assert(prog->rank <= EW_MAX_DIMS && prog->nregs <= EW_MAX_REGS &&
+	       prog->noperands <= EW_MAX_OPERANDS && prog->ninstr <= EW_MAX_INSTRS);
 	if (is_empty(prog))
 		return;
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS];
@@ -228,7 +259,10 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 	const int64_t steps = space_tiles(s, true);
 	_Alignas(64) ew_register reg[EW_MAX_REGS];
 	_Alignas(64) float acc[EW_BLOCK];
+	k_counts counts[EW_MAX_INSTRS + 1], *counted = prog->counts ? counts : NULL;
 	memset(reg, 0, sizeof *reg * (size_t)prog->nregs);
+	if (counted)
+		memset(counts, 0, sizeof *counts * (size_t)(prog->ninstr + 1));
 	ew_tile t;
 	start_tile(s, &t);
 	for (int64_t i = first; i < last; i++) {
@@ -242,7 +276,7 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 				memcpy(t.offset, at, sizeof *at * (size_t)s->noperands);
 			}
 			space_at(s, true, r, &t);
-			job->loops->run(prog, &t, reg);
+			job->loops->run(prog, &t, reg, counted);
 			job->loops->fold(acc, reg[job->reg], t.ni, t.nj, fold_i, fold_j, job->how,
 					 prog->integer, r == 0);
 		}
@@ -262,14 +296,17 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 		last_tile.offset[0] = at[out];
 		last_tile.si[0] = t.si[out];
 		last_tile.sj[0] = t.sj[out];
-		job->loops->run(&tail, &last_tile, &acc);
+		job->loops->run(&tail, &last_tile, &acc, NULL);
 	}
+	if (counted)
+		add_counts(prog->counts, counts, prog->ninstr + 1);
 }
 
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
 	      const ew_operand *out)
 {
-	assert(prog->noperands < EW_MAX_OPERANDS && reg < prog->nregs && prog->nregs <= EW_MAX_REGS);
+	assert(prog->noperands < EW_MAX_OPERANDS && reg < prog->nregs && prog->nregs <= EW_MAX_REGS &&
+	       prog->ninstr <= EW_MAX_INSTRS);
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS] = {{0}};
 	int64_t count = 1, total = 1;
 	for (int o = 0; o < prog->noperands; o++)

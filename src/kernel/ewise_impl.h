@@ -414,7 +414,12 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_ERF: LOOP(erf_f(a[i])); break;
 	case EW_FLOOR: LOOP(floorf(a[i])); break;
 	case EW_CEIL: LOOP(ceilf(a[i])); break;
-	case EW_ROUND: LOOP(rintf(a[i])); break;
+	case EW_ROUND:
+		if (x->round16 == EW_AWAY) /* the largest below 1/2: what it lifts to an integer is one */
+			LOOP(truncf(a[i] + copysignf(0x1.fffffep-2f, a[i])));
+		else
+			LOOP(rintf(a[i]));
+		break;
 	case EW_TRUNC: LOOP(truncf(a[i])); break;
 	case EW_RELU: LOOP(pick(a[i] < 0, 0.0f, a[i])); break;
 	case EW_LEAKY_RELU: LOOP(pick(a[i] < 0, imm * a[i], a[i])); break;
@@ -493,8 +498,9 @@ static void round16(float *d, int n)
 	widen_f16(d, h, n);
 }
 
-/* EW_AWAY of an exact result whose first 24 bits are those of x, and what an operand's NaN makes of it. */
-static inline float away(float x, float a, float b)
+/* EW_AWAY of a result whose first 24 bits are those of x: half of the last of 11 bits is added, what
+ * follows is cut off. */
+static inline float away(float x)
 {
 	uint32_t u = float_bits(x), s = u & 0x80000000, m = ((u & 0x7fffffff) + 0x1000) & ~0x1fffu;
 	float y = bits_float(m);
@@ -502,8 +508,7 @@ static inline float away(float x, float a, float b)
 	y = pick(y < 0x1p-14f, tiny, y);
 	y = pick(y >= 65536, INFINITY, y);
 	y = bits_float(float_bits(y) | s);
-	y = pick(x != x, x, y);
-	return pick((a != a) | (b != b), INFINITY, y);
+	return pick(x != x, x, y);
 }
 
 /* The exact sum cut off after 24 bits: whether fp32's nearest is beyond it says the rounding error (Knuth's
@@ -514,40 +519,133 @@ static inline float sum_toward_zero(float a, float b)
 	return bits_float(float_bits(s) - (uint32_t)(error * s < 0));
 }
 
+/* ew_flag as numbers that a loop applies without asking: an operand's and a result's NaN are replaced or
+ * not; adding +0 makes -0 +0, adding -0 changes nothing. */
+typedef struct ew_rules {
+	int nan_inf, nan_zero;
+	float zero;
+} ew_rules;
+static inline ew_rules rules_of(const ew_instr *x)
+{
+	return (ew_rules){.nan_inf = (x->flags & EW_NAN_INF) != 0,
+			  .nan_zero = (x->flags & EW_NAN_ZERO) != 0,
+			  .zero = x->flags & EW_ZERO_PLUS ? 0.0f : -0.0f};
+}
+#define TAKE(v) (pick(((v) != (v)) & f.nan_inf, INFINITY, (v)) + f.zero)
+static inline float give(float y, ew_rules f) { return pick((y != y) & f.nan_zero, 0.0f, y) + f.zero; }
+
+/* Sums and products of fp16 values, exact until they are rounded, with their flags in one go. */
 static void step_away(const ew_instr *x, float *d, const float *a, const float *b, int n)
 {
+	const ew_rules f = rules_of(x);
 	switch ((ew_op)x->op) {
-	case EW_ADD: LOOP(away(sum_toward_zero(a[i], b[i]), a[i], b[i])); break;
-	case EW_SUB: LOOP(away(sum_toward_zero(a[i], -b[i]), a[i], b[i])); break;
-	default: LOOP(away(a[i] * b[i], a[i], b[i])); break; /* MUL: exact */
+	case EW_ADD: LOOP(give(away(sum_toward_zero(TAKE(a[i]), TAKE(b[i]))), f)); break;
+	case EW_SUB: LOOP(give(away(sum_toward_zero(TAKE(a[i]), -TAKE(b[i]))), f)); break;
+	default: LOOP(give(away(TAKE(a[i]) * TAKE(b[i])), f)); break; /* MUL */
 	}
 }
 
-static void run(const ew_program *p, const ew_tile *t, ew_register *reg)
+/* What k_counts calls vanished, by instruction: a result of 0 from finite operands, if ... */
+enum { VANISH_NEVER, VANISH_ALWAYS, VANISH_NONZERO, VANISH_POSITIVE }; /* ... all are not 0, or > 0 */
+static int vanishes(ew_op op)
+{
+	switch (op) {
+	case EW_MUL:
+	case EW_DIV:
+	case EW_MOV:
+	case EW_SQUARE:
+	case EW_INV:
+	case EW_SIN:
+	case EW_ERF:
+	case EW_LEAKY_RELU:
+	case EW_ELU:
+	case EW_TANH:
+	case EW_SILU:
+	case EW_GELU:
+	case EW_GELU_TANH:
+	case EW_GELU_SIGMOID:
+	case EW_SOFTSIGN: return VANISH_NONZERO;
+	case EW_POW:
+	case EW_SQRT:
+	case EW_RSQRT: return VANISH_POSITIVE;
+	case EW_EXP:
+	case EW_EXP2:
+	case EW_COS:
+	case EW_SIGMOID:
+	case EW_SOFTPLUS: return VANISH_ALWAYS;
+	default: return VANISH_NEVER;
+	}
+}
+
+static void count_results(k_counts *to, const ew_instr *x, const float *d, const float *a, const float *b,
+			  const float *c, int n)
+{
+	const int how = vanishes((ew_op)x->op), always = how == VANISH_ALWAYS, never = how == VANISH_NEVER,
+		  negative = how == VANISH_NONZERO;
+	int32_t overflowed = 0, vanished = 0;
+	float largest = to->largest;
+	EACH
+	{
+		int finite = (fabsf(a[i]) < INFINITY) & (fabsf(b[i]) < INFINITY) & (fabsf(c[i]) < INFINITY);
+		int alive = ((a[i] > 0) | (negative & (a[i] < 0))) & (b[i] != 0);
+		float size = fabsf(d[i]);
+		overflowed += finite & (size == INFINITY);
+		vanished += finite & (size == 0) & (alive | always) & !never;
+		largest = pick((size < INFINITY) & (size > largest), size, largest);
+	}
+	to->results += n;
+	to->overflowed += overflowed;
+	to->vanished += vanished;
+	to->largest = largest;
+}
+
+/* One instruction on n elements, rounded up to whole vectors, of which `counted` are meant. */
+static void step(const ew_instr *x, ew_register *reg, int n, k_counts *counts, int counted)
+{
+	ew_register kept[3];
+	const float *r[3] = {reg[x->a], reg[x->b], reg[x->c]};
+	float *d = reg[x->dst];
+	const int reads = ew_reads(x);
+	const ew_rules f = rules_of(x);
+	const bool sum = x->round16 == EW_AWAY && (x->op == EW_ADD || x->op == EW_SUB || x->op == EW_MUL);
+	if (counts || (!sum && x->flags & (EW_NAN_INF | EW_ZERO_PLUS)))
+		for (int j = 0; j < reads; j++) {
+			const float *from = r[j];
+			float *to = kept[j];
+			INDEPENDENT
+			for (int i = 0; i < n; i++)
+				to[i] = TAKE(from[i]);
+			r[j] = to;
+		}
+	if (sum) {
+		step_away(x, d, r[0], r[1], n);
+	} else {
+		step_floats(x, d, r[0], r[1], r[2], n);
+		if (x->round16 == EW_AWAY)
+			LOOP(away(d[i]));
+		else if (x->round16)
+			round16(d, n);
+		if (x->flags & (EW_NAN_ZERO | EW_ZERO_PLUS))
+			LOOP(give(d[i], f));
+	}
+	if (counts && reads)
+		count_results(counts, x, d, r[0], r[reads > 1], r[reads > 2 ? 2 : 0], counted);
+}
+#undef TAKE
+
+static void run(const ew_program *p, const ew_tile *t, ew_register *reg, k_counts *counts)
 {
 	const int n = (t->ni * t->nj + EW_LANES - 1) & -EW_LANES;
 	for (const ew_instr *x = p->instr; x < p->instr + p->ninstr; x++) {
-		if (x->op == EW_STORE) {
+		if (x->op == EW_STORE)
 			store_operand(reg[x->a], &p->operand[x->dst], t, x->dst, p->integer);
-			continue;
-		}
-		float *d = reg[x->dst];
-		if (x->op == EW_LOAD) {
-			load_operand(d, &p->operand[x->a], t, x->a, p->integer);
-			continue;
-		}
-		if (p->integer) {
-			step_ints(x, (int32_t *)d, (int32_t *)reg[x->a], (int32_t *)reg[x->b],
+		else if (x->op == EW_LOAD)
+			load_operand(reg[x->dst], &p->operand[x->a], t, x->a, p->integer);
+		else if (p->integer)
+			step_ints(x, (int32_t *)reg[x->dst], (int32_t *)reg[x->a], (int32_t *)reg[x->b],
 				  (int32_t *)reg[x->c], n);
-			continue;
-		}
-		if (x->round16 == EW_AWAY) {
-			step_away(x, d, reg[x->a], reg[x->b], n);
-			continue;
-		}
-		step_floats(x, d, reg[x->a], reg[x->b], reg[x->c], n);
-		if (x->round16)
-			round16(d, n);
+		else
+			step(x, reg, n, counts ? &counts[x - p->instr] : NULL, t->ni * t->nj);
 	}
 }
 

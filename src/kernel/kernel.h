@@ -107,10 +107,12 @@ void k_gemm_count(pool *p, const k_gemm_args *g, k_counts *counts);
 #define EW_MAX_OPERANDS 24
 #define EW_MAX_REGS     32
 
-/* ORDER EW: step_floats and step_ints in ewise_impl.h.
+#define EW_MAX_INSTRS 160
+
+/* ORDER EW: step_floats and step_ints in ewise_impl.h, and what follows from the order in ew_reads.
  * Comparisons give 1 or 0; SELECT takes b where a is not 0.  MAX, MIN and the reductions to them give NaN if
  * either side is NaN.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers divided by zero
- * give 0.  ROUND goes to the nearest even integer. */
+ * give 0.  ROUND goes to the nearest integer; a tie goes to the even one, with EW_AWAY away from zero. */
 /* clang-format off */
 #define EW_OP_LIST(X)                                                              \
 	X(LOAD) X(STORE) X(IMM)                                                    \
@@ -128,19 +130,29 @@ typedef enum ew_op {
 	    EW_OP_COUNT
 } ew_op;
 
-/* How a result becomes fp16.  EW_AWAY, for ADD, SUB and MUL of fp16 values, is what Neural Engines do: half
- * away from zero, first to 11 significant bits with any exponent, then, below 2^-14, to a multiple
- * of 2^-24; a NaN operand gives +infinity. */
+/* How a result becomes fp16.  EW_AWAY is what Neural Engines do: half away from zero, first to 11
+ * significant bits with any exponent, then, below 2^-14, to a multiple of 2^-24.  ADD, SUB, MUL and SQUARE of
+ * fp16 values are rounded once, as if exact; of other instructions the fp32 result is rounded. */
 typedef enum ew_rounding { EW_KEEP, EW_NEAREST_EVEN, EW_AWAY } ew_rounding;
+
+/* Where an instruction on floats departs from IEEE 754.  Operands change for this instruction only. */
+typedef enum ew_flag {
+	EW_NAN_INF = 1, /* a NaN counts as +infinity as an operand */
+	EW_NAN_ZERO =
+	    2, /* a result that is NaN (infinity - infinity, 0 times infinity, a root of -1) is +0 */
+	EW_ZERO_PLUS = 4, /* zeros have no sign: -0 counts as +0 as an operand and is +0 as a result */
+} ew_flag;
 
 typedef struct ew_instr {
 	uint8_t op;      /* ew_op */
 	uint8_t dst;     /* register; STORE: operand index */
 	uint8_t a, b, c; /* registers (SELECT: a ? b : c); LOAD: a = operand index */
 	uint8_t round16; /* ew_rounding */
+	uint8_t flags;   /* of ew_flag */
 	float imm,
 	    imm2; /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
 } ew_instr;
+int ew_reads(const ew_instr *x); /* how many of the registers a, b, c an instruction reads */
 
 typedef struct ew_operand {
 	void *data;
@@ -157,6 +169,9 @@ typedef struct ew_program {
 	const ew_operand *operand;
 	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
 		       * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
+	/* NULL, or ninstr + 1 counters that are added to: what each instruction on floats did, but LOAD,
+	 * STORE and IMM, and last what the reduction did.  Operands are those after ew_flag. */
+	k_counts *counts;
 } ew_program;
 void k_ewise(pool *p, uint32_t isa, const ew_program *prog);
 

@@ -561,7 +561,7 @@ static void test_away(void **state)
 			const ew_instr instr[] = {
 			    {.op = EW_LOAD, .dst = 0, .a = 0},
 			    {.op = EW_LOAD, .dst = 1, .a = 1},
-			    {.op = ops[o], .dst = 0, .a = 0, .b = 1, .round16 = EW_AWAY},
+			    {.op = ops[o], .dst = 0, .a = 0, .b = 1, .round16 = EW_AWAY, .flags = EW_NAN_INF},
 			    {.op = EW_STORE, .dst = 2, .a = 0}};
 			const ew_operand operand[] = {{a, K_F16, {1}}, {b, K_F16, {1}}, {y, K_F16, {1}}};
 			k_ewise(NULL, isas[run],
@@ -574,8 +574,10 @@ static void test_away(void **state)
 					      .operand = operand});
 			for (int i = 0; i < N; i++) {
 				double p = (double)half_to_float(a[i]), q = (double)half_to_float(b[i]);
+				p = isnan(p) ? (double)INFINITY : p;
+				q = isnan(q) ? (double)INFINITY : q;
 				double x = ops[o] == EW_ADD ? p + q : ops[o] == EW_SUB ? p - q : p * q;
-				half want = isnan(p) || isnan(q) ? 0x7c00 : away_f16(x);
+				half want = away_f16(x);
 				if (!check_same(half_to_float(y[i]), half_to_float(want)))
 					fail_msg("op %d, %a and %a give %a, expected %a", ops[o], p, q,
 						 half_to_float(y[i]), half_to_float(want));
@@ -589,12 +591,158 @@ static void test_away(void **state)
 	assert_int_equal(away_f16(256 * 256), 0x7c00);
 }
 
+/* An instruction on all fp16 values as a, and one value of b, in fp16 or, if not `narrow`, in fp32. */
+static void run_all(ew_instr x, float b, uint32_t isa, void *y, bool narrow, k_counts *counts)
+{
+	static half all[1 << 16];
+	for (int i = 0; i < 1 << 16; i++)
+		all[i] = (half)i;
+	x.a = x.dst = 0;
+	x.b = x.c = 1;
+	const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+				  {.op = EW_IMM, .dst = 1, .imm = b},
+				  x,
+				  {.op = EW_STORE, .dst = 1, .a = 0}};
+	const ew_operand operand[] = {{all, K_F16, {1}}, {y, narrow ? K_F16 : K_F32, {1}}};
+	k_ewise(check_pools()[2], isa,
+		&(ew_program){.rank = 1,
+			      .dim = {1 << 16},
+			      .ninstr = 4,
+			      .noperands = 2,
+			      .nregs = 2,
+			      .instr = instr,
+			      .operand = operand,
+			      .counts = counts});
+}
+
+static const uint8_t every_op[] = {
+    EW_ADD,       EW_SUB,          EW_MUL,      EW_DIV,      EW_POW,     EW_MAX,       EW_MIN,   EW_LT,
+    EW_MOV,       EW_ABS,          EW_NEG,      EW_SIGN,     EW_SQUARE,  EW_SQRT,      EW_RSQRT, EW_INV,
+    EW_EXP,       EW_EXP2,         EW_LOG,      EW_SIN,      EW_COS,     EW_ERF,       EW_FLOOR, EW_CEIL,
+    EW_RELU,      EW_LEAKY_RELU,   EW_ELU,      EW_CLIP,     EW_SIGMOID, EW_TANH,      EW_SILU,  EW_GELU,
+    EW_GELU_TANH, EW_GELU_SIGMOID, EW_SOFTPLUS, EW_SOFTSIGN, EW_TRUNC,   EW_FLOOR_DIV, EW_MOD,   EW_SELECT};
+
+/* Whatever the instruction: what its flags change of operands, it computes as if it had got them so; its
+ * fp32 result rounded half away; then what its flags change of results.  Portable code is taken for
+ * the fp32 results, which other tests check. */
+static void test_flags(void **state)
+{
+	(void)state;
+	enum { N = 1 << 16, SIGN = 0x8000 };
+	static float plain[N], at_inf, at_zero;
+	static half y[N];
+	static const float bs[] = {0.0f, -0.0f, 3, 0x1p-24f, INFINITY, -INFINITY, NAN};
+	for (int o = 0; o < LENGTH(every_op); o++)
+		for (int flags = 0; flags < 8; flags++) {
+			float b = bs[(o + flags) % LENGTH(bs)], taken = b;
+			bool nan_inf = flags & EW_NAN_INF, plus = flags & EW_ZERO_PLUS;
+			taken = nan_inf && isnan(taken) ? INFINITY : taken;
+			taken = plus && taken == 0 ? 0.0f : taken;
+			ew_instr x = {.op = every_op[o], .imm = 0.25f, .imm2 = 2};
+			run_all(x, taken, 0, plain, false, NULL);
+			at_inf = plain[0x7c00];
+			at_zero = plain[0];
+			x.flags = (uint8_t)flags;
+			x.round16 = EW_AWAY;
+			for (int run = 0; run < nisa; run++) {
+				run_all(x, b, isas[run], y, true, NULL);
+				for (int i = 0; i < N; i++) {
+					float w = nan_inf && (i & ~SIGN) > 0x7c00 ? at_inf : plain[i];
+					w = plus && i == SIGN ? at_zero : w;
+					half want = away_f16((double)w);
+					want = flags & EW_NAN_ZERO && isnan(w) ? 0 : want;
+					want = plus && want == SIGN ? 0 : want;
+					if (!check_same(half_to_float(y[i]), half_to_float(want)))
+						fail_msg("op %d flags %d, %a and %a give %a, expected %a",
+							 every_op[o], flags, half_to_float((half)i), b,
+							 half_to_float(y[i]), half_to_float(want));
+				}
+			}
+		}
+}
+
+/* Integers as C's round() takes them; a tie to even without EW_AWAY. */
+static void test_round(void **state)
+{
+	(void)state;
+	static half y[1 << 16];
+	for (int run = 0; run < 2 * nisa; run++) {
+		bool away = run % 2;
+		run_all((ew_instr){.op = EW_ROUND, .round16 = away ? EW_AWAY : EW_KEEP}, 0, isas[run / 2], y,
+			true, NULL);
+		for (int i = 0; i < 1 << 16; i++) {
+			double v = (double)half_to_float((half)i), want = away ? round(v) : nearbyint(v);
+			if (!check_same(half_to_float(y[i]), (float)want))
+				fail_msg("%a gives %a", v, half_to_float(y[i]));
+		}
+	}
+}
+
+/* ---- Counting --------------------------------------------------------------------- */
+
+/* Counts of single instructions, taken again from operands and results; the same for all sets. */
+static void test_counts(void **state)
+{
+	(void)state;
+	enum { N = 1 << 16 };
+	static half y[N];
+	static const float bs[] = {0x1p-10f, 300, 0, INFINITY};
+	for (int o = 0; o < LENGTH(every_op); o++)
+		for (int run = 0; run < nisa * LENGTH(bs); run++) {
+			const ew_op op = every_op[o];
+			const float b = bs[run / nisa];
+			const ew_instr x = {.op = (uint8_t)op,
+					    .round16 = EW_AWAY,
+					    .flags = EW_NAN_INF | EW_NAN_ZERO | EW_ZERO_PLUS,
+					    .imm2 = 2};
+			k_counts got[5] = {{0}}, want = {.results = N};
+			run_all(x, b, isas[run % nisa], y, true, got);
+			/* ORDER EW: what is left out here has results that are 0 by right */
+			bool zero_of_zero = op == EW_MUL || op == EW_DIV || op == EW_SQUARE || op == EW_MOV ||
+					    op == EW_INV || op == EW_SIN || op == EW_ERF || op == EW_TANH ||
+					    op == EW_LEAKY_RELU || op == EW_ELU || op == EW_SILU ||
+					    op == EW_GELU || op == EW_GELU_TANH || op == EW_GELU_SIGMOID ||
+					    op == EW_SOFTSIGN;
+			bool positive = op == EW_SQRT || op == EW_RSQRT || op == EW_POW;
+			bool never_zero = op == EW_EXP || op == EW_EXP2 || op == EW_COS || op == EW_SIGMOID ||
+					  op == EW_SOFTPLUS;
+			bool binary = op >= EW_ADD && op <= EW_GE;
+			for (int i = 0; i < N; i++) {
+				float a = half_to_float((half)i), r = half_to_float(y[i]);
+				bool finite = isfinite(a) && (isfinite(b) || !(binary || op == EW_SELECT));
+				bool nonzero = a != 0 && (b != 0 || !binary);
+				want.overflowed += finite && isinf(r);
+				want.vanished += finite && r == 0 &&
+						 (never_zero || (zero_of_zero && nonzero) ||
+						  (positive && nonzero && a > 0));
+				if (isfinite(r))
+					want.largest = fmaxf(want.largest, fabsf(r));
+			}
+			if (memcmp(&got[2], &want, sizeof want) != 0)
+				fail_msg(
+				    "op %d b %a: %d overflowed, %d vanished, largest %a; expected %d, %d, %a",
+				    op, b, (int)got[2].overflowed, (int)got[2].vanished, got[2].largest,
+				    (int)want.overflowed, (int)want.vanished, want.largest);
+			for (int i = 0; i < 5; i++)
+				assert_true(i == 2 || (got[i].results == 0 && got[i].largest == 0));
+		}
+	/* 2^-24 2^-1 is a tie, 2^-24 2^-2 vanishes; added to what was there */
+	k_counts c[5] = {{.results = 5}, {0}, {.results = 7, .largest = 1e9f}};
+	run_all((ew_instr){.op = EW_MUL, .round16 = EW_AWAY}, 0x1p-2f, isas[nisa - 1], y, true, c);
+	assert_int_equal(c[2].results, 7 + 65536);
+	assert_int_equal(c[2].vanished, 2);
+	assert_int_equal(c[2].overflowed, 0);
+	assert_true(c[0].results == 5 && c[2].largest == 1e9f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_away),         cmocka_unit_test(test_programs),
-	    cmocka_unit_test(test_integers),     cmocka_unit_test(test_reductions),
-	    cmocka_unit_test(test_integer_sums), cmocka_unit_test(test_softmax),
-	    cmocka_unit_test(test_conversion),   cmocka_unit_test(test_copy)};
+	    cmocka_unit_test(test_away),       cmocka_unit_test(test_flags),
+	    cmocka_unit_test(test_round),      cmocka_unit_test(test_counts),
+	    cmocka_unit_test(test_programs),   cmocka_unit_test(test_integers),
+	    cmocka_unit_test(test_reductions), cmocka_unit_test(test_integer_sums),
+	    cmocka_unit_test(test_softmax),    cmocka_unit_test(test_conversion),
+	    cmocka_unit_test(test_copy)};
 	return cmocka_run_group_tests(tests, begin, end);
 }

@@ -219,8 +219,11 @@ static bool write_ew(writer *w, int first, int index)
 	if (!keeps(y->type, w->code->integer))
 		out.storage = -1; /* who reads it, must load it */
 	int dst = w->nregs;
-	ew_instr in = {
-	    .op = n->u.ew.op, .round16 = n->u.ew.round16, .imm = n->u.ew.imm, .imm2 = n->u.ew.imm2};
+	ew_instr in = {.op = n->u.ew.op,
+		       .round16 = n->u.ew.round16,
+		       .flags = n->u.ew.flags,
+		       .imm = n->u.ew.imm,
+		       .imm2 = n->u.ew.imm2};
 	if (!emit_instr(w, in, r[0], r[1], r[2], dst))
 		return false;
 	w->reg[w->nregs++] = out;
@@ -253,16 +256,6 @@ static bool write_reduce(writer *w, int first, int index)
 
 /* ---- Physical registers -------------------------------------------------------------- */
 
-/* How many registers an instruction reads, where it is not one. */
-static int reads(const ew_instr *in)
-{
-	if (in->op == EW_LOAD || in->op == EW_IMM)
-		return 0;
-	if (in->op == EW_SELECT)
-		return 3;
-	return in->op >= EW_ADD && in->op <= EW_GE ? 2 : 1; /* ORDER EW: ADD .. GE are binary */
-}
-
 /* Linear scan: a register is free again after its last use. */
 static bool assign_registers(writer *w)
 {
@@ -273,7 +266,7 @@ static bool assign_registers(writer *w)
 		last[i] = -1;
 	for (int i = 0; i < code->ninstr; i++) {
 		const uint8_t v[3] = {w->a[i], w->b[i], w->c[i]};
-		for (int j = 0; j < reads(&code->instr[i]); j++)
+		for (int j = 0; j < ew_reads(&code->instr[i]); j++)
 			last[v[j]] = i;
 	}
 	if (code->reduce >= 0)
@@ -283,7 +276,7 @@ static bool assign_registers(writer *w)
 		ew_instr *in = &code->instr[i];
 		const uint8_t v[3] = {w->a[i], w->b[i], w->c[i]};
 		uint8_t *const field[3] = {&in->a, &in->b, &in->c};
-		int n = reads(in);
+		int n = ew_reads(in);
 		for (int j = 0; j < n; j++)
 			*field[j] = (uint8_t)real[v[j]];
 		if (in->op == EW_STORE)

@@ -131,6 +131,7 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 		half_away &= s->values[in[i]].type == K_F16;
 	if (type == K_F16 && !never_rounds[op] && (cast || CHOSEN(s->numerics, FUSED, ROUNDED)))
 		n->u.ew.round16 = half_away ? EW_AWAY : EW_NEAREST_EVEN;
+	n->u.ew.flags = half_away ? EW_NAN_INF : 0;
 	n->u.ew.imm = imm;
 	n->u.ew.imm2 = imm2;
 	return out;

@@ -91,6 +91,7 @@ typedef struct soft_node {
 			uint8_t op;
 			bool integer;
 			uint8_t round16; /* ew_rounding */
+			uint8_t flags;   /* of ew_flag */
 			float imm, imm2;
 		} ew;
 		struct {
@@ -120,7 +121,7 @@ typedef struct soft_node {
 
 /* Operands, instructions and registers of a group of elementwise nodes that may end in a
  * reduction; code.c. */
-enum { CODE_INSTRS = 160 };
+enum { CODE_INSTRS = EW_MAX_INSTRS };
 typedef struct soft_code {
 	int rank; /* the index space: every node's, cut into common factors, without axes of 1 */
 	int64_t dim[SOFT_RANK];
