@@ -207,12 +207,12 @@ static char *element_at(const k_matrix *x, int64_t offset)
 	return (char *)x->data + offset * (int64_t)k_type_size(x->type);
 }
 
-static int64_t batch_offset(const gemm_plan *q, const k_matrix *x, int64_t batch)
+int64_t gemm_batch_offset(const k_gemm_args *g, const k_matrix *x, int64_t batch)
 {
 	int64_t offset = 0;
-	for (int d = q->g.nbatch - 1; d >= 0; d--) {
-		offset += batch % q->g.batch[d] * x->bs[d];
-		batch /= q->g.batch[d];
+	for (int d = g->nbatch - 1; d >= 0; d--) {
+		offset += batch % g->batch[d] * x->bs[d];
+		batch /= g->batch[d];
 	}
 	return offset;
 }
@@ -233,7 +233,8 @@ static void pack_columns(const gemm_plan *q, char *to, int64_t batch, int64_t co
 	const k_matrix *b = &q->g.b;
 	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
 	pack_panels(q->row, q->row->pack_b, q->row->nr, to, b,
-		    batch_offset(q, b, batch) + k0 * b->rs + column * b->cs, b->cs, b->rs, n, k, q->kc);
+		    gemm_batch_offset(&q->g, b, batch) + k0 * b->rs + column * b->cs, b->cs, b->rs, n, k,
+		    q->kc);
 }
 
 /* Likewise rows [row, row + m) of A. */
@@ -242,7 +243,7 @@ static void pack_rows(const gemm_plan *q, char *to, int64_t batch, int64_t row, 
 	const k_matrix *a = &q->g.a;
 	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
 	pack_panels(q->row, q->row->pack_a, q->row->mr, to, a,
-		    batch_offset(q, a, batch) + row * a->rs + k0 * a->cs, a->rs, a->cs, m, k, q->kc);
+		    gemm_batch_offset(&q->g, a, batch) + row * a->rs + k0 * a->cs, a->rs, a->cs, m, k, q->kc);
 }
 
 /* Where panels of K block `kb` are that hold column or row `at`. */
@@ -287,7 +288,7 @@ static void start_tile(const gemm_run *run, float *tile, int64_t ld, int64_t bat
 		       int64_t column, int m, int n)
 {
 	const k_matrix *x = &run->q->g.bias;
-	int64_t offset = batch_offset(run->q, x, batch) + row * x->rs + column * x->cs;
+	int64_t offset = gemm_batch_offset(&run->q->g, x, batch) + row * x->rs + column * x->cs;
 	for (int i = 0; i < m; i++, offset += x->rs)
 		run->loops->load(tile + i * ld, element_at(x, offset), x->type, x->cs, n);
 }
@@ -308,7 +309,7 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	if (m <= 0 || n <= 0)
 		return;
 	const int64_t at =
-	    batch_offset(q, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
+	    gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
 	const bool biased = (r->precision & FIXED) && g->bias.data;
 	const bool one_tile = !q->direct && q->kb == 1;
 	float *c = q->direct ? (float *)g->c.data + at : block;
@@ -394,8 +395,8 @@ static void vector_item(void *arg, int64_t i, int worker)
 	assert(q->mc <= ROWS);
 	int64_t batch = i / q->mb, row = i % q->mb * q->mc;
 	int m = (int)MIN(g->m - row, q->mc);
-	int64_t c = batch_offset(q, &g->c, batch) + row * g->c.rs;
-	const char *a = element_at(&g->a, batch_offset(q, &g->a, batch) + row * g->a.rs);
+	int64_t c = gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs;
+	const char *a = element_at(&g->a, gemm_batch_offset(&q->g, &g->a, batch) + row * g->a.rs);
 	for (int64_t j = 0; j < g->n; j++) {
 		const float *x = (const float *)(void *)q->scratch + (batch * g->n + j) * g->k;
 		q->row->vector(y, a, g->a.type, g->a.rs, g->a.cs, m, g->k, x);
@@ -414,7 +415,7 @@ static void run_vectors(pool *p, gemm_run *run)
 	for (int64_t b = 0; b < q->batches; b++)
 		for (int64_t j = 0; j < g->n; j++) {
 			float *x = (float *)(void *)q->scratch + (b * g->n + j) * g->k;
-			int64_t offset = batch_offset(q, &g->b, b) + j * g->b.cs;
+			int64_t offset = gemm_batch_offset(&q->g, &g->b, b) + j * g->b.cs;
 			for (int64_t k = 0; k < g->k; k += EW_BLOCK)
 				run->loops->load(x + k, element_at(&g->b, offset + k * g->b.rs), g->b.type,
 						 g->b.rs, (int)MIN(g->k - k, EW_BLOCK));

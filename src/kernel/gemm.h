@@ -51,6 +51,9 @@ struct k_gemm_row {
 extern const struct k_gemm_row gemm_table[];
 extern const int gemm_table_size;
 
+/* Elements from x's data to its matrix of batch `batch`, the batch dims in row-major order. */
+int64_t gemm_batch_offset(const k_gemm_args *g, const k_matrix *x, int64_t batch);
+
 /* The kernels, by file. */
 
 gemm_pack_fn pack_f32_portable_a, pack_f32_portable_b;
