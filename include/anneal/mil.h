@@ -141,6 +141,9 @@ AN_API int an_function_outputs(const an_function *f);
 AN_API an_value an_function_input(const an_function *f, int i);
 AN_API an_value an_function_output(const an_function *f, int i);
 AN_API int an_function_ops(const an_function *f);
+/* The operation at an index, and its first result in *result (may be NULL; AN_NO_VALUE: it has none); -1: no
+ * such index. */
+AN_API an_opcode an_function_op(const an_function *f, int index, an_value *result);
 AN_API an_value an_function_find(const an_function *f, const char *name);
 /* Names live as long as the program; the pointer to a type until the function grows. */
 AN_API const char *an_value_name(const an_function *f, an_value v);

@@ -53,8 +53,16 @@ typedef struct an_train_options {
 	/* The gradient of the mean loss over an update's tokens is computed times this, so that fp16 holds
 	 * it: the initial value, rounded down to a power of two.  Default 4 * tokens of an update.  It is
 	 * halved when a gradient is not finite (that update is skipped), and doubled after 500 updates
-	 * without, up to 256 times the initial value. */
+	 * without, up to 256 times the initial value.  Where the device's contractions are in fixed point
+	 * (numerics of chips), it is doubled instead while many of the backward's products are lost and none
+	 * of its results comes near 2^15: the first 32 updates and then every 16th are counted for that. */
 	double loss_scale;
+	/* A gradient that is exactly zero because the arithmetic lost it ends the training with AN_NUMERIC:
+	 * see an_trainer_counts.  true: it is logged as a warning, once for each time it becomes zero. */
+	bool allow_lost;
+	/* Updates 1, 1 + n, 1 + 2n ... are counted for an_trainer_counts and, in the metrics, by program;
+	 * 0: none.  Costs time in these updates, and never changes a result. */
+	int64_t count_every;
 	/* checkpoints and reports */
 	const char *dir;                /* output folder; NULL: nothing is written */
 	int64_t eval_every, save_every; /* updates; default steps / 10; < 0: only at the end.  An
@@ -75,6 +83,8 @@ typedef struct an_train_report {
 	double loss; /* STEP, SKIPPED: mean over the update's tokens, nats per token; EVAL: validation */
 	double bits_per_byte; /* EVAL: validation loss over the bytes of the validation text */
 	double grad_norm, lr, loss_scale;
+	double lost; /* STEP: share of the backward's products that were lost; NAN: this update was not
+		      * counted */
 	double tokens_per_second, seconds_left;
 	const char *text; /* SAVED: the folder; SKIPPED (before its
 			   * STEP): see an_trainer_skipped */
@@ -113,6 +123,15 @@ AN_API const char *an_trainer_skipped(const an_trainer *t);
 AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);
 AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers, host arrays and what programs
 							* need while they run */
+
+/* What an entry's program did to its values (an_executable_counts), in all updates that counted since the
+ * trainer was made or its counts were reset: in operation `op` of an_trainer_program, or with -1 in all.
+ * Nothing for host operations. */
+AN_API an_status an_trainer_counts(const an_trainer *t, int entry, int op, an_counts *out);
+AN_API int64_t an_trainer_counted(const an_trainer *t); /* how many updates these were */
+AN_API void an_trainer_reset_counts(an_trainer *t);
+/* The function of a device entry; NULL: a host operation. */
+AN_API const an_function *an_trainer_program(const an_trainer *t, int entry);
 
 /* The plan alone, without data or weights (`anneal plan`); freed with an_trainer_free. */
 AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_train_options *opt,

@@ -195,9 +195,11 @@ static an_status add_ports(an_executable *e, const an_function *f)
 	an_ctx *ctx = e->device->ctx;
 	e->ninputs = (int)f->ninputs;
 	e->noutputs = (int)f->noutputs;
+	e->nops = (int)f->nops;
 	e->ports = arena_array(&e->arena, f->ninputs + f->noutputs, sizeof *e->ports);
+	e->counts = arena_array(&e->arena, f->nops + 1, sizeof *e->counts);
 	e->name = arena_strdup(&e->arena, f->name);
-	if (!e->ports || !e->name)
+	if (!e->ports || !e->counts || !e->name)
 		return fail_memory(ctx, 0);
 	for (int i = 0; i < e->ninputs + e->noutputs; i++) {
 		an_value v = i < e->ninputs ? f->inputs[i] : f->outputs[i - e->ninputs];
@@ -327,6 +329,44 @@ an_status an_executable_text(const an_executable *e, char **text, size_t *len)
 	}
 	str_free(&out);
 	return s;
+}
+
+/* ---- Counting -------------------------------------------------------------------- */
+
+an_status an_device_count(an_device *d, bool on)
+{
+	if (on && !d->ops->counts)
+		return fail(d->ctx, AN_DEVICE, "device \"%s\" cannot count what its arithmetic loses",
+			    d->info.name);
+	d->counting = on;
+	return AN_OK;
+}
+
+void dev_add_counts(an_counts *to, const an_counts *more)
+{
+	to->products += more->products;
+	to->lost += more->lost;
+	to->results += more->results;
+	to->overflowed += more->overflowed;
+	to->vanished += more->vanished;
+	to->largest = MAX(to->largest, more->largest);
+}
+
+an_status an_executable_counts(const an_executable *e, int op, an_counts *out)
+{
+	*out = (an_counts){0};
+	if (op < -1 || op >= e->nops)
+		return fail(e->device->ctx, AN_USAGE,
+			    "function \"%s\" has no operation %d; it has 0 to %d, and -1 stands for all",
+			    e->name, op, e->nops - 1);
+	for (int i = op < 0 ? 0 : op; i < (op < 0 ? e->nops : op + 1); i++)
+		dev_add_counts(out, &e->counts[i]);
+	return AN_OK;
+}
+
+void an_executable_reset_counts(an_executable *e)
+{
+	memset(e->counts, 0, (size_t)e->nops * sizeof *e->counts);
 }
 
 /* ---- Buffers --------------------------------------------------------------------- */

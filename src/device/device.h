@@ -28,6 +28,7 @@ typedef struct device_ops {
 	an_status (*submit)(an_call *c);
 	an_status (*wait)(an_call *c);
 	void (*free_call)(an_call *c); /* optional: frees c->impl, which is not NULL */
+	bool counts; /* calls add to their executable's counts while the device is counting */
 } device_ops;
 
 struct an_device {
@@ -36,6 +37,7 @@ struct an_device {
 	an_device_info info;
 	const ane_numerics *numerics; /* what info.numerics names; NULL: not in the table */
 	void *impl;
+	bool counting;
 	an_executable *executables; /* linked through next */
 	an_buffer *buffers;
 	an_call *calls;
@@ -57,6 +59,8 @@ struct an_executable {
 	arena arena; /* ports, and whatever the implementation wants to keep */
 	int ninputs, noutputs;
 	device_port *ports; /* inputs, then outputs */
+	int nops;
+	an_counts *counts; /* by operation */
 	void *impl;
 };
 
@@ -76,6 +80,9 @@ struct an_call {
 	an_buffer **bound; /* by port index; counted as owners */
 	void *impl;        /* optional */
 };
+
+/* Adds what a part of an operation, or another run of it, counted. */
+void dev_add_counts(an_counts *to, const an_counts *more);
 
 /* Whether two buffers share memory. */
 bool dev_overlap(const an_buffer *a, const an_buffer *b);

@@ -129,6 +129,14 @@ int an_function_inputs(const an_function *f) { return (int)f->ninputs; }
 int an_function_outputs(const an_function *f) { return (int)f->noutputs; }
 int an_function_ops(const an_function *f) { return (int)f->nops; }
 
+an_opcode an_function_op(const an_function *f, int index, an_value *result)
+{
+	const mil_op *op = index < 0 || (size_t)index >= f->nops ? NULL : &f->ops[index];
+	if (result)
+		*result = op && op->nresults ? op->results[0] : AN_NO_VALUE;
+	return op ? op->op : -1;
+}
+
 an_value an_function_input(const an_function *f, int i)
 {
 	return i < 0 || (size_t)i >= f->ninputs ? AN_NO_VALUE : f->inputs[i];

@@ -86,7 +86,26 @@ static void number(str *s, const char *name, double x)
 	str_addf(s, isfinite(x) ? ", \"%s\": %.17g" : ", \"%s\": null", name, x);
 }
 
-an_status metrics_report(metrics *m, const an_train_report *r, const char *skipped)
+static void add_counts(str *s, const an_trainer *t)
+{
+	const char *separator = ", \"counts\": {";
+	for (int i = 0; i < t->nentries; i++) {
+		if (t->entries[i].host != AN_HOST_NONE)
+			continue;
+		an_counts c = counts_of_entry(t, i);
+		str_addf(s,
+			 "%s\"%s\": {\"products\": %lld, \"lost\": %lld, \"results\": %lld, "
+			 "\"overflowed\": %lld, \"vanished\": %lld",
+			 separator, t->entries[i].name, (long long)c.products, (long long)c.lost,
+			 (long long)c.results, (long long)c.overflowed, (long long)c.vanished);
+		number(s, "largest", c.largest);
+		str_add(s, "}");
+		separator = ", ";
+	}
+	str_add(s, "}");
+}
+
+an_status metrics_report(metrics *m, const an_train_report *r, const char *skipped, const an_trainer *counted)
 {
 	str s;
 	str_init(&s, m->ctx);
@@ -99,6 +118,10 @@ an_status metrics_report(metrics *m, const an_train_report *r, const char *skipp
 		number(&s, "loss_scale", r->loss_scale);
 		if (skipped)
 			str_addf(&s, ", \"skipped\": \"%s\"", skipped);
+		if (isfinite(r->lost))
+			number(&s, "lost", r->lost);
+		if (counted)
+			add_counts(&s, counted);
 		str_addf(&s, ", \"timing\": {\"tokens_per_second\": %.6g}", r->tokens_per_second);
 	} else {
 		number(&s, "bits_per_byte", r->bits_per_byte);

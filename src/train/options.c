@@ -62,6 +62,9 @@ an_status train_resolve(an_ctx *ctx, const an_model *m, const an_train_options *
 	int64_t often = MAX(o.steps / 10, 1);
 	o.eval_every = o.eval_every ? o.eval_every : often;
 	o.save_every = o.save_every ? o.save_every : often;
+	if (o.count_every < 0)
+		return fail(ctx, AN_USAGE, "count-every is %lld; it must not be negative",
+			    (long long)o.count_every);
 	if (o.eval_tokens < 0)
 		return fail(ctx, AN_USAGE, "eval-tokens is %lld; it must not be negative",
 			    (long long)o.eval_tokens);

@@ -379,7 +379,8 @@ static an_status add_training(an_trainer *t)
 	for (int i = 0; i < t->nsegments; i++)
 		TRY(add_residuals(t, &t->segments[i]));
 	TRY(add_micro_batch(t));
-	return add_update(t);
+	TRY(add_update(t));
+	return counts_allocate(t);
 }
 
 an_status plan_build(an_trainer *t)

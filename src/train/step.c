@@ -9,6 +9,16 @@
 /* Updates without overflow after which the loss scale doubles, up to so many times its first value. */
 #define GROW_AFTER 500
 #define GROW_MOST  0x1p8
+/* Where contractions are in fixed point, products below 2^-17 are lost and sums from 2^15 on are infinite.
+ * There the scale doubles while more than this share of the backward's products is lost and its largest
+ * result is this far from the limit, which leaves room for sums that were larger on the way and for updates
+ * that are not looked at: all but the first, and one in so many after them. */
+#define SHARE_HIGH      0x1p-7
+#define FIXED_LIMIT     0x1p15
+#define SCALE_ROOM      8
+#define SAMPLE_FIRST    32
+#define SAMPLE_EVERY    16
+#define GROW_MOST_FIXED 0x1p20
 /* Below this no gradient of a loss that is finite overflows. */
 #define SCALE_LEAST 0x1p-20
 /* AdamW's epsilon is at least this: gradients of 0, of tokens that the text does not have, must not make
@@ -163,7 +173,11 @@ static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats
 	double began = train_now();
 	an_status s = AN_OK;
 	switch (e->host) {
-	case AN_HOST_NONE: s = an_call_run(a->call); break;
+	case AN_HOST_NONE:
+		s = an_call_run(a->call);
+		if (t->counting)
+			counts_take(t, i);
+		break;
 	case AN_HOST_EMBED: embed(t); break;
 	case AN_HOST_EMBED_GRAD: embed_grad(t, a); break;
 	case AN_HOST_CROSS_ENTROPY: *nats = cross_entropy(t, grad_scale); break;
@@ -206,8 +220,27 @@ an_status train_micro_batch(an_trainer *t, int micro, double *nats)
 	return AN_OK;
 }
 
+/* Which updates count, as a function of the step alone, so that a training that is resumed takes the same
+ * turns.  Where products can be lost the loss scale looks at the first updates, and then at some. */
+static bool for_scale(const an_trainer *t)
+{
+	return t->fixed && (t->state.step < SAMPLE_FIRST || t->state.step % SAMPLE_EVERY == 0);
+}
+
+static bool for_user(const an_trainer *t)
+{
+	return t->o.count_every > 0 && t->state.step % t->o.count_every == 0;
+}
+
+/* Whether twice the scale would keep products without coming near the limit of a contraction. */
+static bool asks_for_more(const an_counts *backward)
+{
+	return backward->overflowed == 0 && backward->largest * SCALE_ROOM <= FIXED_LIMIT &&
+	       (double)backward->lost > SHARE_HIGH * (double)backward->products;
+}
+
 /* The scale that the update used overflowed, or did not. */
-static an_status adapt_scale(an_trainer *t)
+static an_status adapt_scale(an_trainer *t, const an_counts *backward)
 {
 	train_state *s = &t->state;
 	if (t->skipped) {
@@ -218,34 +251,64 @@ static an_status adapt_scale(an_trainer *t)
 				    "%s is not finite at any loss scale (now %g): the training has diverged; "
 				    "a lower learning rate or more warm-up helps",
 				    t->skipped, s->loss_scale);
-	} else if (++s->good >= GROW_AFTER) {
+		return AN_OK;
+	}
+	s->good++;
+	if (t->fixed ? backward && asks_for_more(backward) : s->good >= GROW_AFTER) {
 		s->good = 0;
-		s->loss_scale = MIN(2 * s->loss_scale, t->o.loss_scale * GROW_MOST);
+		s->loss_scale =
+		    MIN(2 * s->loss_scale, t->o.loss_scale * (t->fixed ? GROW_MOST_FIXED : GROW_MOST));
+	}
+	return AN_OK;
+}
+
+static an_status micro_batches(an_trainer *t, double *sum)
+{
+	double nats = 0;
+	for (int i = 0; i < t->o.accumulate; i++) {
+		TRY(train_micro_batch(t, i, &nats));
+		*sum += nats;
 	}
 	return AN_OK;
 }
 
 an_status train_update(an_trainer *t)
 {
-	double sum = 0, nats = 0;
+	double sum = 0;
+	bool scaling = for_scale(t), asked = for_user(t), counted = scaling || asked;
 	t->skipped = NULL;
+	t->lost = NAN;
 	t->grad_norm = NAN; /* unless it comes to that */
 	t->gradient_scale = t->state.loss_scale;
 	t->lr = train_learning_rate(&t->o, t->state.step);
 	memset(t->written, 0, (size_t)an_model_params(t->model) * sizeof *t->written);
-	for (int i = 0; i < t->o.accumulate; i++) {
-		TRY(train_micro_batch(t, i, &nats));
-		sum += nats;
+	if (counted)
+		TRY(counts_begin(t));
+	an_status status = micro_batches(t, &sum);
+	counts_end(t);
+	TRY(status);
+	an_counts backward = {0};
+	if (counted)
+		backward = counts_of_backward(t);
+	if (backward.products)
+		t->lost = (double)backward.lost / (double)backward.products;
+	if (asked) {
+		counts_keep(t);
+		t->ncounted++;
 	}
 	t->loss = sum / (double)t->tokens_per_update;
 	if (!isfinite(t->loss))
 		t->skipped = "the loss";
-	for (int i = 0; i < t->nentries && !t->skipped; i++)
-		if (t->entries[i].per_update)
-			TRY(run_entry(t, i, 0, NULL));
+	for (int i = 0; i < t->nentries && !t->skipped; i++) {
+		if (!t->entries[i].per_update)
+			continue;
+		TRY(run_entry(t, i, 0, NULL));
+		if (t->entries[i].host == AN_HOST_NORM && !t->skipped)
+			TRY(counts_check_gradients(t, counted));
+	}
 	t->state.step++;
 	t->state.applied += !t->skipped;
-	return adapt_scale(t);
+	return adapt_scale(t, scaling ? &backward : NULL);
 }
 
 /* ---- Evaluation -------------------------------------------------------------------- */

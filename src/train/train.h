@@ -6,6 +6,7 @@
  *   options.c     defaults and checks
  *   trainer.c     the public trainer: steps, evaluations, reports, checkpoints in order
  *   checkpoint.c  folders that are complete or not there
+ *   counts.c      what the device's arithmetic lost, and why a gradient is zero
  *   metrics.c     the JSON lines
  *   data.c        which tokens a step sees
  *   memory.c      what the machine has left
@@ -25,6 +26,7 @@ typedef struct surface {
 	const char *name;
 	an_type type;
 	an_buffer *buffer; /* NULL until plan_allocate */
+	bool marked;       /* counts.c */
 	struct surface *next;
 } surface;
 
@@ -66,6 +68,8 @@ typedef struct action {
 	int64_t batch, x_offset, y_offset, x_stride, y_stride; /* WEIGHT_GRAD: in elements */
 	const k_gemm_row *row;
 	bool to_device; /* CAST: masters to the device; else an fp16 gradient to fp32 */
+	/* device entries, by operation: of all updates that counted, and of the last */
+	an_counts *counts, *recent;
 } action;
 
 /* What a checkpoint saves beside weights and moments. */
@@ -119,6 +123,11 @@ struct an_trainer {
 	double gradient_scale; /* what `gradients` are still multiplied by */
 	double loss, grad_norm, lr;
 	const char *skipped; /* the tensor that was not finite; NULL: the update was applied */
+	bool fixed;          /* the device's contractions are in fixed point: products can be lost */
+	bool counting;       /* now */
+	bool *zero;          /* by parameter: the last gradient was zero */
+	int64_t ncounted;    /* updates in `counts` */
+	double lost;         /* share of the backward's products in this update; NAN: not counted */
 	/* reports */
 	double run_started;
 	int64_t run_steps;
@@ -154,6 +163,20 @@ an_status train_update(an_trainer *t);
 an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats);
 double train_now(void); /* seconds */
 
+/* counts.c */
+an_status counts_allocate(an_trainer *t);
+/* What runs from now on is counted into `recent`, until counts_end. */
+an_status counts_begin(an_trainer *t);
+void counts_end(an_trainer *t);
+void counts_take(an_trainer *t, int entry);                /* after a device entry has run */
+void counts_keep(an_trainer *t);                           /* adds `recent` to `counts` */
+an_counts counts_of_entry(const an_trainer *t, int entry); /* recent */
+/* Contractions of all backward programs, recent. */
+an_counts counts_of_backward(const an_trainer *t);
+/* Whether a gradient, finite and not yet applied, is zero though it need not be: AN_NUMERIC, or with
+ * allow_lost a warning.  If the update was not counted, it is computed once more. */
+an_status counts_check_gradients(an_trainer *t, bool counted);
+
 /* memory.c: bytes that can still be had, INT64_MAX if the system does not say. */
 int64_t memory_available(void);
 
@@ -162,7 +185,9 @@ typedef struct metrics metrics;
 /* Opens DIR/metrics.jsonl, cut back to lines of steps up to `step` (< 0: to nothing). */
 an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, metrics **out);
 void metrics_close(metrics *m);
-an_status metrics_report(metrics *m, const an_train_report *r, const char *skipped);
+/* With `counted`, an object for every device program of its last update that counted. */
+an_status metrics_report(metrics *m, const an_train_report *r, const char *skipped,
+			 const an_trainer *counted);
 an_status metrics_sync(metrics *m);
 
 /* checkpoint.c */

@@ -23,6 +23,7 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	t->dir_lock = -1;
 	arena_init(&t->arena, ctx);
 	t->precision = d->numerics && CHOSEN(d->numerics, PRODUCT, FAST) ? K_FAST : K_EXACT;
+	t->fixed = d->ops->counts && d->numerics && CHOSEN(d->numerics, PRODUCT, FIXED);
 	an_status s = train_resolve(ctx, m, opt, &t->o);
 	if (s == AN_OK)
 		s = an_program_new(ctx, &t->program);
@@ -108,6 +109,10 @@ static an_status start(an_trainer *t, const float *block)
 {
 	bool resumed = false;
 	TRY(check_data(t));
+	if (t->o.count_every) { /* refused before anything is done */
+		TRY(an_device_count(t->device, true));
+		TRY(an_device_count(t->device, false));
+	}
 	TRY(plan_allocate(t));
 	if (t->o.dir)
 		TRY(checkpoint_begin(t, &resumed));
@@ -185,7 +190,8 @@ static an_train_report report_of(const an_trainer *t, int what)
 			     .loss = t->loss,
 			     .grad_norm = t->grad_norm,
 			     .lr = t->lr,
-			     .loss_scale = t->state.loss_scale};
+			     .loss_scale = t->state.loss_scale,
+			     .lost = t->lost};
 	r.kind = what;
 	double seconds = train_now() - t->run_started;
 	if (t->run_steps && seconds > 0) {
@@ -212,18 +218,20 @@ static an_status evaluate_and_tell(an_trainer *t, bool *go_on)
 		t->state.best_step = t->state.step;
 	}
 	if (t->metrics)
-		TRY(metrics_report(t->metrics, &r, NULL));
+		TRY(metrics_report(t->metrics, &r, NULL, NULL));
 	*go_on &= tell(t, &r);
 	return AN_OK;
 }
 
 static an_status step_and_tell(an_trainer *t, bool *go_on)
 {
+	int64_t before = t->ncounted;
 	TRY(train_update(t));
+	bool counted = t->ncounted > before;
 	t->run_steps++;
 	an_train_report r = report_of(t, AN_REPORT_STEP);
 	if (t->metrics)
-		TRY(metrics_report(t->metrics, &r, t->skipped));
+		TRY(metrics_report(t->metrics, &r, t->skipped, counted ? t : NULL));
 	if (t->skipped) {
 		an_train_report skipped = r;
 		skipped.kind = AN_REPORT_SKIPPED;

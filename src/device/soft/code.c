@@ -81,6 +81,7 @@ typedef struct content {
 typedef struct writer {
 	const soft_fn *s;
 	soft_code *code;
+	int op;    /* MIL operation being written */
 	int nregs; /* virtual: one for each instruction that has a result */
 	content reg[CODE_INSTRS];
 	uint8_t a[CODE_INSTRS], b[CODE_INSTRS], c[CODE_INSTRS], dst[CODE_INSTRS]; /* virtual registers */
@@ -92,6 +93,7 @@ static bool emit_instr(writer *w, ew_instr in, int a, int b, int c, int dst)
 	if (n == CODE_INSTRS || w->nregs >= CODE_INSTRS - 1)
 		return false;
 	w->code->instr[n] = in;
+	w->code->op[n] = w->op;
 	w->a[n] = (uint8_t)a;
 	w->b[n] = (uint8_t)b;
 	w->c[n] = (uint8_t)c;
@@ -336,9 +338,11 @@ bool soft_group_code(const soft_fn *s, int first, soft_code *code)
 	for (int i = s->nodes[first].next; i >= 0; i = s->nodes[i].next)
 		if (!cut(code, space(s, &s->nodes[i])))
 			return false;
-	for (int i = first; i >= 0; i = s->nodes[i].next)
+	for (int i = first; i >= 0; i = s->nodes[i].next) {
+		w.op = s->nodes[i].op;
 		if (!(s->nodes[i].kind == NODE_EW ? write_ew(&w, first, i) : write_reduce(&w, first, i)))
 			return false;
+	}
 	if (!assign_registers(&w))
 		return false;
 	if (code->reduce >= 0 && s->nodes[first].next >= 0 && !code->integer && !keeps_order(code))

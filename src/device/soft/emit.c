@@ -60,8 +60,11 @@ static an_status emit_group(emitter *m, int first, soft_call *c)
 	TRY(alloc_refs(m, c, code.noperands + 1));
 	ew_operand *operand = arena_array(m->a, (size_t)code.noperands + 1, sizeof *operand);
 	ew_instr *instr = arena_copy(m->a, code.instr, (size_t)code.ninstr * sizeof *instr);
-	if (!operand || !instr)
+	c->u.ew.op = arena_array(m->a, (size_t)code.ninstr + 1, sizeof *c->u.ew.op);
+	if (!operand || !instr || !c->u.ew.op)
 		return fail_memory(s->ctx, 0);
+	memcpy(c->u.ew.op, code.op, (size_t)code.ninstr * sizeof *code.op);
+	c->u.ew.op[code.ninstr] = c->op; /* the reduction comes last */
 	for (int i = 0; i < code.noperands; i++) {
 		const soft_value *v = &s->values[code.operand[i].value];
 		operand[i].type = v->type;

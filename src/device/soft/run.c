@@ -100,14 +100,62 @@ static void run_call(pool *p, uint32_t isa, soft_exe *e, soft_call *c)
 	}
 }
 
-void soft_run(an_device *d, soft_exe *e, int first, int end)
+/* ---- Counting -------------------------------------------------------------------------- */
+
+static void add_counts(an_counts *to, const k_counts *c)
+{
+	dev_add_counts(to, &(an_counts){.products = c->products,
+					.lost = c->lost,
+					.results = c->results,
+					.overflowed = c->overflowed,
+					.vanished = c->vanished,
+					.largest = c->largest});
+}
+
+/* Softmax: what it returns is in [0, 1], so there is only its size to tell. */
+static void count_elements(const soft_call *c, an_counts *to)
+{
+	int rank = c->u.copy.rank;
+	int64_t at[SOFT_RANK] = {0};
+	do {
+		double y = load_float(c->u.copy.y.type, element(&c->u.copy.y, rank, at));
+		to->results++;
+		if (y > to->largest) /* not NaN */
+			to->largest = y;
+	} while (step(rank, c->u.copy.dim, ~0u, at));
+}
+
+/* Runs a call and adds what its operations did to `counts`. */
+static void run_counted(pool *p, uint32_t isa, soft_exe *e, soft_call *c, an_counts *counts)
+{
+	k_counts part[CODE_INSTRS + 1] = {{0}};
+	bool elementwise = c->kind == CALL_EWISE || c->kind == CALL_REDUCE;
+	if (elementwise)
+		c->u.ew.prog.counts = part;
+	run_call(p, isa, e, c);
+	if (elementwise) {
+		c->u.ew.prog.counts = NULL;
+		for (int i = 0; i < c->u.ew.prog.ninstr + (c->kind == CALL_REDUCE); i++)
+			add_counts(&counts[c->u.ew.op[i]], &part[i]);
+	} else if (c->kind == CALL_GEMM) {
+		k_gemm_count(p, &c->u.gemm.args, part);
+		add_counts(&counts[c->op], part);
+	} else if (c->kind == CALL_SOFTMAX) {
+		count_elements(c, &counts[c->op]);
+	}
+}
+
+void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 {
 	soft_device *dev = d->impl;
 	pool *p = ctx_pool(d->ctx);
 	e->base[e->nports + BASE_SCRATCH] = dev->scratch;
 	e->base[e->nports + BASE_CONST] = e->constants;
 	for (int i = first; i < end; i++)
-		run_call(p, d->ctx->isa, e, &e->call[i]);
+		if (counts)
+			run_counted(p, d->ctx->isa, e, &e->call[i], counts);
+		else
+			run_call(p, d->ctx->isa, e, &e->call[i]);
 }
 
 an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want)
@@ -158,7 +206,7 @@ an_status soft_submit(an_call *c)
 			stage += stage_bytes(c->bound[i]);
 		}
 	}
-	soft_run(d, e, e->nearly, e->ncalls);
+	soft_run(d, e, e->nearly, e->ncalls, d->counting ? c->exe->counts : NULL);
 	for (int i = nin; i < e->nports; i++) {
 		char *home = (char *)c->bound[i]->impl + c->bound[i]->offset;
 		if (e->base[i] != home)

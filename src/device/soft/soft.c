@@ -53,7 +53,7 @@ static an_status stages(an_device *d, soft_fn *s, soft_exe *e, arena *a)
 	TRY(soft_plan(s, e, a));
 	TRY(keep_names(s, e, a));
 	TRY(soft_reserve(d, &dev->scratch, &dev->scratch_size, e->scratch));
-	soft_run(d, e, 0, e->nearly); /* what depends on constants alone */
+	soft_run(d, e, 0, e->nearly, NULL); /* what depends on constants alone */
 	return AN_OK;
 }
 
@@ -123,4 +123,5 @@ const device_ops soft_device_ops = {
     .update_from_f32 = soft_update,
     .submit = soft_submit,
     .wait = soft_wait,
+    .counts = true,
 };

@@ -127,6 +127,7 @@ typedef struct soft_code {
 	int64_t dim[SOFT_RANK];
 	int ninstr, noperands, nregs;
 	ew_instr instr[CODE_INSTRS];
+	int op[CODE_INSTRS]; /* MIL operation of each */
 	struct {
 		int value; /* what is loaded or stored */
 		bool store;
@@ -163,6 +164,7 @@ typedef struct soft_call {
 		struct { /* EWISE, REDUCE: ref[i] belongs to operand[i]; REDUCE: out after them */
 			ew_program prog;
 			ew_operand *operand, out;
+			int *op; /* MIL operation of each instruction; REDUCE: one more */
 			k_reduction how;
 			uint32_t mask;
 			int reg;
@@ -250,7 +252,8 @@ an_status soft_emit(soft_fn *s, soft_exe *e, arena *a);
 /* plan.c */
 an_status soft_plan(soft_fn *s, soft_exe *e, arena *a);
 /* run.c */
-void soft_run(an_device *d, soft_exe *e, int first, int end); /* calls [first, end) */
+/* Calls [first, end); counts, by operation, may be NULL. */
+void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts);
 an_status soft_submit(an_call *c);
 an_status soft_wait(an_call *c);
 an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want);
