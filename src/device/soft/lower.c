@@ -272,22 +272,6 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 
 /* ---- Contractions ------------------------------------------------------------------ */
 
-/* Whether products of this type are K_FIXED. */
-static bool fixed_point(const soft_fn *s, k_type type)
-{
-	return type == K_F16 && CHOSEN(s->numerics, PRODUCT, FIXED);
-}
-
-/* x y + bias with one rounding: in fixed point sums start at the bias, else the product stays in fp32
- * until it is added. */
-static int with_bias(soft_fn *s, k_type type, int x, int y, int bias)
-{
-	if (fixed_point(s, type))
-		return soft_add_gemm(s, type, x, y, bias);
-	int z = soft_add_gemm(s, bias < 0 ? type : K_F32, x, y, -1);
-	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
-}
-
 static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
@@ -303,7 +287,7 @@ static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
 	else if (m.ty)
 		y = soft_add_transposed(s, y);
 	int bias = m.bias == AN_NO_VALUE ? -1 : use(s, m.bias);
-	return result(s, op, 0, with_bias(s, s->values[x].type, x, y, bias));
+	return result(s, op, 0, soft_add_product(s, s->values[x].type, x, y, bias));
 }
 
 /* x in the middle of a larger array whose border has the value of scalar `fill`, or (fill < 0)
@@ -337,19 +321,23 @@ static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
 	TRY(op_conv_spec(s->f, op, &c));
 	int x = use(s, c.x), w = use(s, c.weight), bias = c.bias == AN_NO_VALUE ? -1 : use(s, c.bias);
 	k_type type = s->values[x].type;
+	const bool winograd = soft_is_winograd(s, &c, type);
+	const int more = winograd && c.ow % 2; /* columns come in pairs */
 	x = soft_add_reshape(s, x, 4, (int64_t[]){c.batch, c.in_ch, c.h, c.w});
-	if (c.pad[0] || c.pad[1] || c.pad[2] || c.pad[3])
+	if (c.pad[0] || c.pad[1] || c.pad[2] || c.pad[3] || more)
 		x = add_bordered(s, x, (int64_t[]){0, 0, c.pad[0], c.pad[2]},
-				 (int64_t[]){0, 0, c.pad[1], c.pad[3]}, -1);
+				 (int64_t[]){0, 0, c.pad[1], c.pad[3] + more}, -1);
+	int64_t g = c.groups, k = (int64_t)(c.in_ch / c.groups) * c.kh * c.kw, m = c.out_ch / c.groups;
+	if (bias >= 0)
+		bias = soft_add_reshape(s, bias, 4, (int64_t[]){1, g, m, 1});
+	if (winograd)
+		return result(s, op, 0, soft_add_winograd(s, &c, x, w, bias));
 	const soft_view windows = {.axis = {0, 1, 2, 3, 2, 3},
 				   .step = {1, 1, c.dilation[0], c.dilation[1], c.stride[0], c.stride[1]}};
 	x = soft_add_view(s, x, 6, (int64_t[]){c.batch, c.in_ch, c.kh, c.kw, c.oh, c.ow}, &windows);
-	int64_t g = c.groups, k = (int64_t)(c.in_ch / c.groups) * c.kh * c.kw, m = c.out_ch / c.groups;
 	x = soft_add_reshape(s, x, 4, (int64_t[]){c.batch, g, k, (int64_t)c.oh * c.ow});
 	w = soft_add_reshape(s, w, 4, (int64_t[]){1, g, m, k});
-	if (bias >= 0)
-		bias = soft_add_reshape(s, bias, 4, (int64_t[]){1, g, m, 1});
-	return result(s, op, 0, with_bias(s, type, w, x, bias));
+	return result(s, op, 0, soft_add_product(s, type, w, x, bias));
 }
 
 /* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32
@@ -449,12 +437,8 @@ static an_status lower_concat(soft_fn *s, const mil_op *op, int stack)
 			part[i] = soft_add_reshape(s, part[i], t->rank, dim);
 		}
 	}
-	int y = soft_add_node(s, NODE_CONCAT, s->values[part[0]].type, t->rank, shape_of(t, dim), n, part);
-	if (!s->oom) {
-		s->nodes[s->nnodes - 1].u.concat.axis = axis;
-		s->nodes[s->nnodes - 1].u.concat.interleave = !stack && fn_arg_bool(s->f, op, "interleave");
-	}
-	return result(s, op, 0, y);
+	bool interleave = !stack && fn_arg_bool(s->f, op, "interleave");
+	return result(s, op, 0, soft_add_concat(s, axis, interleave, n, part));
 }
 
 /* Copies along one axis what a view of the array itself shows, to the border that is at

@@ -221,6 +221,34 @@ int soft_add_gemm(soft_fn *s, k_type type, int x, int y, int bias)
 	return soft_add_node(s, NODE_GEMM, type, rank, dim, bias < 0 ? 2 : 3, in);
 }
 
+bool soft_fixed_point(const soft_fn *s, k_type type)
+{
+	return type == K_F16 && CHOSEN(s->numerics, PRODUCT, FIXED);
+}
+
+int soft_add_product(soft_fn *s, k_type type, int x, int y, int bias)
+{
+	if (soft_fixed_point(s, type))
+		return soft_add_gemm(s, type, x, y, bias);
+	int z = soft_add_gemm(s, bias < 0 ? type : K_F32, x, y, -1);
+	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
+}
+
+int soft_add_concat(soft_fn *s, int axis, bool interleave, int n, const int *part)
+{
+	const soft_value *first = &s->values[part[0]];
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, first->dim, sizeof dim);
+	for (int i = 1; i < n; i++)
+		dim[axis] += s->values[part[i]].dim[axis];
+	int y = soft_add_node(s, NODE_CONCAT, first->type, first->rank, dim, n, part);
+	if (!s->oom) {
+		s->nodes[s->nnodes - 1].u.concat.axis = axis;
+		s->nodes[s->nnodes - 1].u.concat.interleave = interleave;
+	}
+	return y;
+}
+
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
 {
 	int64_t dim[SOFT_RANK];

@@ -26,6 +26,10 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 int soft_add_ew_like(soft_fn *s, int op, k_type type, int v, int a, int b);
 /* x y, or x y + bias where sums start at a bias (-1: none), which broadcasts to the result. */
 int soft_add_gemm(soft_fn *s, k_type type, int x, int y, int bias);
+/* x y + bias (-1: none) with one rounding: in fixed point sums start at the bias, else the product
+ * stays in fp32 until it is added. */
+int soft_add_product(soft_fn *s, k_type type, int x, int y, int bias);
+bool soft_fixed_point(const soft_fn *s, k_type type); /* whether products of this type are K_FIXED */
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask);
 
 /* The whole of a value: a starting point for a view that changes some axes. */
@@ -34,6 +38,8 @@ int soft_add_view(soft_fn *s, int x, int rank, const int64_t *dim, const soft_vi
 int soft_add_reshape(soft_fn *s, int x, int rank, const int64_t *dim);   /* x itself if it has the shape */
 int soft_add_transposed(soft_fn *s, int x);                              /* the last two axes exchanged */
 int soft_add_broadcast(soft_fn *s, int x, int rank, const int64_t *dim); /* by NumPy's rules */
+/* Parts one after the other along an axis, or (interleave) their elements by turns. */
+int soft_add_concat(soft_fn *s, int axis, bool interleave, int n, const int *part);
 /* Copies x to a part of a value that a view of it names. */
 void soft_add_copy_into(soft_fn *s, int x, int part);
 

@@ -3,6 +3,7 @@
  *   lower.c  MIL operations -> nodes, each of which one kernel can run; composite operations
  *            fall apart into several, views stay views
  *   node.c   the vocabulary of nodes
+ *   winograd.c  3x3 convolutions as M5 does them
  *   place.c  every value gets its place in memory; views are expressed by strides, what is
  *            concatenated or returned is computed where it belongs, the rest is copied
  *   fuse.c   chains of elementwise nodes, and the reductions they end in, become one group
@@ -237,6 +238,10 @@ int64_t soft_elements(const soft_value *v);
 /* lower.c */
 bool soft_supports(an_device *d, const an_function *f, const mil_op *op, const char **rule);
 an_status soft_lower(soft_fn *s);
+/* winograd.c: whether a convolution of this type is computed so; its nodes, for x[batch][in_ch][oh + 2][ow +
+ * 2], padded and with one more column if ow is odd, and a bias of [1][groups][out_ch / groups][1] or -1. */
+bool soft_is_winograd(const soft_fn *s, const conv_spec *c, k_type type);
+int soft_add_winograd(soft_fn *s, const conv_spec *c, int x, int w, int bias);
 /* place.c */
 an_status soft_place_values(soft_fn *s);
 an_status soft_add_storage(soft_fn *s, storage_kind kind, int port, int64_t bytes, int *out);
