@@ -125,6 +125,80 @@ static an_status lower_gelu(soft_fn *s, const mil_op *op, int with)
 	return elementwise(s, op, ew, use_arg(s, op, "x"), -1, -1, 0, 0);
 }
 
+/* log(0) and log(infinity) by their rules. */
+static an_status lower_log(soft_fn *s, const mil_op *op, int ew)
+{
+	int x = use_arg(s, op, "x");
+	k_type type = s->values[x].type;
+	const ane_numerics *n = s->numerics;
+	if (type != K_F16 || (CHOSEN(n, LOG0, INFINITY) && CHOSEN(n, INDETERMINATE, IEEE)))
+		return lower_unary(s, op, ew);
+	float epsilon = number(s, op, "epsilon");
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	int rank = s->values[x].rank, y = soft_add_ew(s, ew, type, rank, dim, x, -1, -1, epsilon, 0);
+	if (epsilon != 0)
+		x = soft_add_ew_like(s, EW_ADD, K_F32, x, x, soft_add_number(s, K_F32, epsilon));
+	const double at[] = {0, INFINITY};
+	const double is[] = {CHOSEN(n, LOG0, FINITE) ? -45440 : -INFINITY,
+			     CHOSEN(n, INDETERMINATE, ZERO) ? 0 : INFINITY};
+	for (int i = 0; i < LENGTH(at); i++) {
+		int there =
+		    soft_add_ew_like(s, EW_EQ, K_BOOL, x, x, soft_add_number(s, s->values[x].type, at[i]));
+		y = soft_add_ew(s, EW_SELECT, type, rank, dim, there, soft_add_number(s, type, is[i]), y, 0,
+				0);
+	}
+	return result(s, op, 0, y);
+}
+
+/* Beyond ln 2^15, 1 + exp(x) is infinite where it is computed as a sum of products. */
+static an_status lower_softplus(soft_fn *s, const mil_op *op, int ew)
+{
+	int x = use_arg(s, op, "x");
+	k_type type = s->values[x].type;
+	if (type != K_F16 || CHOSEN(s->numerics, SOFTPLUS, EXACT))
+		return lower_unary(s, op, ew);
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	int y = soft_add_ew_like(s, ew, type, x, x, -1);
+	int beyond = soft_add_ew_like(s, EW_GE, K_BOOL, x, x, soft_add_number(s, K_F32, 15 * M_LN2));
+	return elementwise(s, op, EW_SELECT, beyond, soft_add_number(s, type, 0), y, 0, 0);
+}
+
+/* trunc(x + 1/2 with the sign of x), where the sum is an fp16 value. */
+static an_status lower_round(soft_fn *s, const mil_op *op, int ew)
+{
+	int x = use_arg(s, op, "x");
+	k_type type = s->values[x].type;
+	if (type != K_F16 || CHOSEN(s->numerics, ROUND, EVEN))
+		return lower_unary(s, op, ew);
+	int offset = soft_add_ew_like(s, EW_SIGN, type, x, x, -1);
+	offset = soft_add_ew_like(s, EW_MUL, type, x, offset, soft_add_number(s, type, 0.5));
+	return elementwise(s, op, EW_TRUNC, soft_add_ew_like(s, EW_ADD, type, x, x, offset), -1, -1, 0, 0);
+}
+
+/* Whether v is what floor, ceil or round computed. */
+static bool rounded_to_integer(const soft_fn *s, an_value v)
+{
+	int32_t def = s->f->values[v].op;
+	int by = def < 0 ? OP_CONST : s->f->ops[def].op;
+	return by == OP_FLOOR || by == OP_CEIL || by == OP_ROUND;
+}
+
+/* x * y, where a chip may forget a scalar. */
+static an_status lower_mul(soft_fn *s, const mil_op *op, int ew)
+{
+	an_value x = fn_arg_value(s->f, op, "x"), y = fn_arg_value(s->f, op, "y");
+	if (CHOSEN(s->numerics, SCALE, DROPPED) && result_type(s, op)->dtype == AN_FP16)
+		for (int i = 0; i < 2; i++) {
+			an_value of = i ? y : x, by = i ? x : y;
+			const mil_literal *scale = fn_const(s->f, by);
+			if (rounded_to_integer(s, of) && scale && scale->type.rank == 0)
+				return result(s, op, 0, use(s, of));
+		}
+	return lower_binary(s, op, ew);
+}
+
 /* identity, and whatever only changes the shape: the result's type says it all */
 static an_status lower_same(soft_fn *s, const mil_op *op, int with)
 {
@@ -166,6 +240,9 @@ static an_status dequantized(soft_fn *s, const mil_op *op, int x, int scale, int
 	return elementwise(s, op, EW_MUL, x, per_channel(s, scale, rank, axis), -1, 0, 0);
 }
 
+/* An operation's zero point, or -1 if there is none or the chip takes it as 0. */
+static int used_zero(const soft_fn *s, int zero) { return CHOSEN(s->numerics, ZERO_POINT, USED) ? zero : -1; }
+
 static int attr_literal(soft_fn *s, const mil_op *op, const char *key)
 {
 	const mil_literal *l = op_attr(op, key);
@@ -179,26 +256,32 @@ static an_status lower_affine_dequantize(soft_fn *s, const mil_op *op, int with)
 	(void)with;
 	int axis = (int)lit_number(op_attr(op, "axis"), 0);
 	return dequantized(s, op, attr_literal(s, op, "quantized_data"), attr_literal(s, op, "scale"),
-			   attr_literal(s, op, "zero_point"), axis);
+			   used_zero(s, attr_literal(s, op, "zero_point")), axis);
 }
 
 static an_status lower_dequantize(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
 	return dequantized(s, op, use_arg(s, op, "input"), use_arg(s, op, "scale"),
-			   use_arg(s, op, "zero_point"), fn_arg_int(s->f, op, "axis"));
+			   used_zero(s, use_arg(s, op, "zero_point")), fn_arg_int(s->f, op, "axis"));
 }
 
 /* clip(round(input / scale) + zero_point); storing to int8 or uint8 clips. */
 static an_status lower_quantize(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
-	int x = use_arg(s, op, "input"), zero = use_arg(s, op, "zero_point"), rank = s->values[x].rank;
+	int x = use_arg(s, op, "input"), zero = used_zero(s, use_arg(s, op, "zero_point")),
+	    rank = s->values[x].rank;
 	int axis = fn_arg_int(s->f, op, "axis");
 	if (axis < 0)
 		axis += rank;
+	k_type type = soft_type_by_dtype[result_type(s, op)->dtype];
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
 	x = soft_add_ew_like(s, EW_DIV, K_F32, x, x, per_channel(s, use_arg(s, op, "scale"), rank, axis));
 	x = soft_add_ew_like(s, EW_ROUND, K_F32, x, x, -1);
+	if (type == K_I8 && CHOSEN(s->numerics, ZERO_POINT, IGNORED)) /* without -128 */
+		x = soft_add_ew(s, EW_CLIP, K_F32, rank, dim, x, -1, -1, -127, 127);
 	if (zero >= 0)
 		x = soft_add_ew_like(s, EW_ADD, K_F32, x, x, per_channel(s, zero, rank, axis));
 	return elementwise(s, op, EW_TRUNC, x, -1, -1, 0, 0);
@@ -215,19 +298,37 @@ static an_status lower_reduce(soft_fn *s, const mil_op *op, int how)
 	return result(s, op, 0, soft_add_reduce(s, (k_reduction)how, s->values[x].type, x, mask));
 }
 
+/* softmax along one axis: at once, or in parts of its type. */
+static int softmax(soft_fn *s, int x, int axis)
+{
+	k_type type = s->values[x].type;
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	if (type != K_F16 || CHOSEN(s->numerics, SOFTMAX, WIDE)) {
+		int y = soft_add_node(s, NODE_SOFTMAX, type, s->values[x].rank, dim, 1, &x);
+		if (!s->oom)
+			s->nodes[s->nnodes - 1].u.along.axis = axis;
+		return y;
+	}
+	uint32_t mask = 1u << axis;
+	int z = soft_add_ew_like(s, EW_SUB, type, x, x, soft_add_reduce(s, K_MAX, type, x, mask));
+	z = soft_add_ew_like(s, EW_EXP, type, z, z, -1);
+	int sum = soft_add_reduce(s, K_SUM, type, z, mask);
+	return soft_add_ew_like(s, EW_MUL, type, z, z, soft_add_ew_like(s, EW_INV, type, sum, sum, -1));
+}
+
 /* softmax, and the index of the largest (with = 0) or smallest (with = 1) */
 static an_status lower_along(soft_fn *s, const mil_op *op, int with)
 {
 	int x = use_arg(s, op, "x"), axis = fn_arg_int(s->f, op, "axis"), rank = s->values[x].rank;
-	bool arg = op->op != OP_SOFTMAX;
 	int64_t dim[SOFT_RANK];
 	memcpy(dim, s->values[x].dim, sizeof dim);
 	if (axis < 0)
 		axis += rank;
-	if (arg)
-		dim[axis] = 1;
-	int y = soft_add_node(s, arg ? NODE_ARG : NODE_SOFTMAX, soft_type_by_dtype[result_type(s, op)->dtype],
-			      rank, dim, 1, &x);
+	if (op->op == OP_SOFTMAX)
+		return result(s, op, 0, softmax(s, x, axis));
+	dim[axis] = 1;
+	int y = soft_add_node(s, NODE_ARG, soft_type_by_dtype[result_type(s, op)->dtype], rank, dim, 1, &x);
 	if (!s->oom) {
 		s->nodes[s->nnodes - 1].u.along.axis = axis;
 		s->nodes[s->nnodes - 1].u.along.min = with;
@@ -245,7 +346,8 @@ static int along_axes(soft_fn *s, int v, int x, uint32_t mask)
 	return soft_add_reshape(s, v, rank, dim);
 }
 
-/* fp32 inside: mean, then the mean square of what is left, then one rounding. */
+/* Mean, then the mean square of what is left: in fp32 and rounded once, or in parts of the operand's
+ * type. */
 static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
@@ -253,18 +355,26 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 	bool keep;
 	TRY(op_reduce_axes(s->f, op, &mask, &keep));
 	int x = use_arg(s, op, "x"), gamma = use_arg(s, op, "gamma"), beta = use_arg(s, op, "beta");
-	int mean = soft_add_reduce(s, K_MEAN, K_F32, x, mask);
-	int centred = soft_add_ew_like(s, EW_SUB, K_F32, x, x, mean);
-	int variance =
-	    soft_add_reduce(s, K_MEAN, K_F32, soft_add_ew_like(s, EW_SQUARE, K_F32, x, centred, -1), mask);
+	k_type type = s->values[x].type;
+	bool parts = type == K_F16 && CHOSEN(s->numerics, NORM, PARTS);
+	k_type inner = parts ? type : K_F32;
+	int mean = soft_add_reduce(s, K_MEAN, inner, x, mask);
+	int centred = soft_add_ew_like(s, EW_SUB, inner, x, x, mean);
+	/* a part is a product of two values */
+	int squared = parts ? soft_add_ew_like(s, EW_MUL, inner, x, centred, centred)
+			    : soft_add_ew_like(s, EW_SQUARE, inner, x, centred, -1);
+	int variance = soft_add_reduce(s, K_MEAN, inner, squared, mask);
+	float epsilon = number(s, op, "epsilon");
+	if (parts)
+		variance = soft_add_ew_like(s, EW_ADD, inner, variance, variance,
+					    soft_add_number(s, inner, epsilon));
 	int64_t dim[SOFT_RANK];
 	memcpy(dim, s->values[variance].dim, sizeof dim);
-	int scale = soft_add_ew(s, EW_RSQRT, K_F32, s->values[x].rank, dim, variance, -1, -1,
-				number(s, op, "epsilon"), 0);
-	k_type type = s->values[x].type;
-	int y = soft_add_ew_like(s, EW_MUL, gamma < 0 && beta < 0 ? type : K_F32, x, centred, scale);
+	int scale =
+	    soft_add_ew(s, EW_RSQRT, inner, s->values[x].rank, dim, variance, -1, -1, parts ? 0 : epsilon, 0);
+	int y = soft_add_ew_like(s, EW_MUL, gamma < 0 && beta < 0 ? type : inner, x, centred, scale);
 	if (gamma >= 0)
-		y = soft_add_ew_like(s, EW_MUL, beta < 0 ? type : K_F32, x, y, along_axes(s, gamma, x, mask));
+		y = soft_add_ew_like(s, EW_MUL, beta < 0 ? type : inner, x, y, along_axes(s, gamma, x, mask));
 	if (beta >= 0)
 		y = soft_add_ew_like(s, EW_ADD, type, x, y, along_axes(s, beta, x, mask));
 	return result(s, op, 0, y);
@@ -358,9 +468,7 @@ static an_status lower_sdpa(soft_fn *s, const mil_op *op, int with)
 				0, 0);
 	else if (mask >= 0)
 		z = soft_add_ew_like(s, EW_ADD, inner, z, z, mask);
-	int p = soft_add_node(s, NODE_SOFTMAX, inner, rank, dim, 1, &z);
-	if (!s->oom)
-		s->nodes[s->nnodes - 1].u.along.axis = rank - 1;
+	int p = softmax(s, z, rank - 1);
 	if (type != inner) { /* both operands of a product have one type */
 		int64_t shape[SOFT_RANK];
 		memcpy(shape, s->values[v].dim, sizeof shape);
@@ -386,6 +494,17 @@ static an_status lower_transpose(soft_fn *s, const mil_op *op, int with)
 	return result(s, op, 0, soft_add_view(s, x, rank, dim, &view));
 }
 
+/* A view as a slice of x: where engines move the last axis' elements through a converter, they pass it. */
+static int sliced(soft_fn *s, int x, int rank, const int64_t *dim, const soft_view *view)
+{
+	int y = soft_add_view(s, x, rank, dim, view);
+	k_type type = s->values[x].type;
+	if (CHOSEN(s->numerics, SLICE, EXACT) || type != K_F16 || rank == 0 || view->begin[rank - 1] == 0)
+		return y;
+	y = soft_add_ew_like(s, EW_MUL, type, y, y, soft_add_number(s, type, 16));
+	return soft_add_ew_like(s, EW_MUL, type, y, y, soft_add_number(s, type, 1. / 16));
+}
+
 static an_status lower_slice(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
@@ -399,7 +518,7 @@ static an_status lower_slice(soft_fn *s, const mil_op *op, int with)
 		view.step[i] = spec.step[i];
 		dim[i] = spec.count[i];
 	}
-	return result(s, op, 0, soft_add_view(s, x, rank, dim, &view)); /* squeezes through its type */
+	return result(s, op, 0, sliced(s, x, rank, dim, &view)); /* squeezes through its type */
 }
 
 static an_status lower_split(soft_fn *s, const mil_op *op, int with)
@@ -412,7 +531,7 @@ static an_status lower_split(soft_fn *s, const mil_op *op, int with)
 	for (int i = 0; i < op->nresults; i++) {
 		const an_type *t = &s->f->values[op->results[i]].type;
 		int64_t dim[SOFT_RANK];
-		TRY(result(s, op, i, soft_add_view(s, x, rank, shape_of(t, dim), &view)));
+		TRY(result(s, op, i, sliced(s, x, rank, shape_of(t, dim), &view)));
 		view.begin[axis] += t->dim[axis];
 	}
 	return AN_OK;
@@ -542,7 +661,7 @@ static an_status lower_tile(soft_fn *s, const mil_op *op, int with)
 #define LOWER_CONSTEXPR_AFFINE_DEQUANTIZE MOVE(lower_affine_dequantize)
 #define LOWER_ADD BINARY(EW_ADD)
 #define LOWER_SUB BINARY(EW_SUB)
-#define LOWER_MUL BINARY(EW_MUL)
+#define LOWER_MUL ROW(lower_mul, EW_MUL, true)
 #define LOWER_REAL_DIV FLOAT_BINARY(EW_DIV)
 #define LOWER_FLOOR_DIV BINARY(EW_FLOOR_DIV)
 #define LOWER_MOD BINARY(EW_MOD)
@@ -566,13 +685,13 @@ static an_status lower_tile(soft_fn *s, const mil_op *op, int with)
 #define LOWER_INVERSE FLOAT_UNARY(EW_INV)
 #define LOWER_EXP FLOAT_UNARY(EW_EXP)
 #define LOWER_EXP2 FLOAT_UNARY(EW_EXP2)
-#define LOWER_LOG FLOAT_UNARY(EW_LOG)
+#define LOWER_LOG ROW(lower_log, EW_LOG, false)
 #define LOWER_SIN FLOAT_UNARY(EW_SIN)
 #define LOWER_COS FLOAT_UNARY(EW_COS)
 #define LOWER_ERF FLOAT_UNARY(EW_ERF)
 #define LOWER_FLOOR FLOAT_UNARY(EW_FLOOR)
 #define LOWER_CEIL FLOAT_UNARY(EW_CEIL)
-#define LOWER_ROUND FLOAT_UNARY(EW_ROUND)
+#define LOWER_ROUND ROW(lower_round, EW_ROUND, false)
 #define LOWER_CLIP FLOAT_UNARY(EW_CLIP)
 #define LOWER_RELU FLOAT_UNARY(EW_RELU)
 #define LOWER_LEAKY_RELU FLOAT_UNARY(EW_LEAKY_RELU)
@@ -581,7 +700,7 @@ static an_status lower_tile(soft_fn *s, const mil_op *op, int with)
 #define LOWER_TANH FLOAT_UNARY(EW_TANH)
 #define LOWER_SILU FLOAT_UNARY(EW_SILU)
 #define LOWER_GELU FLOAT(lower_gelu)
-#define LOWER_SOFTPLUS FLOAT_UNARY(EW_SOFTPLUS)
+#define LOWER_SOFTPLUS ROW(lower_softplus, EW_SOFTPLUS, false)
 #define LOWER_SOFTSIGN FLOAT_UNARY(EW_SOFTSIGN)
 #define LOWER_SOFTMAX FLOAT(lower_along)
 #define LOWER_REDUCE_SUM REDUCE(K_SUM)

@@ -111,6 +111,14 @@ static const bool never_rounds[EW_OP_COUNT] = {
     [EW_NEG] = true,   [EW_SIGN] = true,  [EW_RELU] = true, [EW_FLOOR] = true,  [EW_CEIL] = true,
     [EW_ROUND] = true, [EW_TRUNC] = true, [EW_CLIP] = true};
 
+/* ew_flag of instructions that have to do with fp16. */
+static uint8_t special_flags(const ane_numerics *n)
+{
+	return (uint8_t)((CHOSEN(n, NAN, INFINITY) ? EW_NAN_INF : 0) |
+			 (CHOSEN(n, INDETERMINATE, ZERO) ? EW_NAN_ZERO : 0) |
+			 (CHOSEN(n, ZERO, POSITIVE) ? EW_ZERO_PLUS : 0));
+}
+
 int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, int a, int b, int c, float imm,
 		float imm2)
 {
@@ -122,16 +130,16 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 	if (s->oom)
 		return 0;
 	soft_node *n = &s->nodes[s->nnodes - 1];
-	bool cast = op == EW_MOV; /* the program asks for rounding here */
+	bool cast = op == EW_MOV; /* the program asks for rounding here: no engine's work, to nearest even */
+	bool fp16 = type == K_F16;
+	for (int i = 0; i < nin; i++)
+		fp16 |= s->values[in[i]].type == K_F16;
 	n->u.ew.op = (uint8_t)op;
 	n->u.ew.integer = integer;
-	bool half_away =
-	    CHOSEN(s->numerics, ROUNDING, AWAY) && (op == EW_ADD || op == EW_SUB || op == EW_MUL);
-	for (int i = 0; i < nin; i++)
-		half_away &= s->values[in[i]].type == K_F16;
 	if (type == K_F16 && !never_rounds[op] && (cast || CHOSEN(s->numerics, FUSED, ROUNDED)))
-		n->u.ew.round16 = half_away ? EW_AWAY : EW_NEAREST_EVEN;
-	n->u.ew.flags = half_away ? EW_NAN_INF : 0;
+		n->u.ew.round16 = !cast && CHOSEN(s->numerics, ROUNDING, AWAY) ? EW_AWAY : EW_NEAREST_EVEN;
+	if (fp16 && !integer)
+		n->u.ew.flags = special_flags(s->numerics);
 	n->u.ew.imm = imm;
 	n->u.ew.imm2 = imm2;
 	return out;
@@ -206,8 +214,27 @@ void soft_add_copy_into(soft_fn *s, int x, int part)
 	n->u.copy.into = true;
 }
 
+/* 0 for what is less than 2^-14, the rest to the bit. */
+static int flushed(soft_fn *s, int x)
+{
+	k_type type = s->values[x].type;
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	int size = soft_add_ew_like(s, EW_ABS, type, x, x, -1);
+	int small = soft_add_ew_like(s, EW_LT, K_BOOL, x, size, soft_add_number(s, type, 0x1p-14));
+	int y = soft_add_ew(s, EW_SELECT, type, s->values[x].rank, dim, small, soft_add_number(s, type, 0), x,
+			    0, 0);
+	if (!s->oom) /* NaN is a number to a contraction */
+		s->nodes[s->nnodes - 1].u.ew.flags = 0;
+	return y;
+}
+
 int soft_add_gemm(soft_fn *s, k_type type, int x, int y, int bias)
 {
+	if (CHOSEN(s->numerics, SUBNORMAL, FLUSH) && s->values[x].type == K_F16) {
+		x = flushed(s, x);
+		y = flushed(s, y);
+	}
 	const soft_value *a = &s->values[x], *b = &s->values[y];
 	int rank = MAX(a->rank, b->rank);
 	int64_t dim[SOFT_RANK];
