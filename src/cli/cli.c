@@ -495,3 +495,35 @@ const char *cli_duration(double seconds)
 		snprintf(text, TURN_SIZE, "%ld h %ld min", s / 3600, s / 60 % 60);
 	return text;
 }
+
+/* ---- Counts ------------------------------------------------------------------------- */
+
+void cli_counts_heading(const char *what, int width)
+{
+	printf("%-*s %10s %10s %8s %10s %10s %10s %10s\n", width, what, "products", "lost", "share",
+	       "results", "vanished", "overflowed", "largest");
+}
+
+static const char *count(int64_t n) { return n ? cli_quantity((double)n) : "-"; }
+
+void cli_counts_row(const char *name, int width, const an_counts *c)
+{
+	/* cli_quantity keeps four texts */
+	printf("%-*s %10s %10s ", width, name, count(c->products), count(c->lost));
+	if (c->products)
+		printf("%7.3f%%", 100 * (double)c->lost / (double)c->products);
+	else
+		printf("%8s", "-");
+	printf(" %10s %10s %10s %10.4g\n", count(c->results), count(c->vanished), count(c->overflowed),
+	       c->largest);
+}
+
+void cli_counts_json(FILE *f, const an_counts *c)
+{
+	fprintf(f,
+		"\"products\": %lld, \"lost\": %lld, \"results\": %lld, \"vanished\": %lld, \"overflowed\": "
+		"%lld, \"largest\": ",
+		(long long)c->products, (long long)c->lost, (long long)c->results, (long long)c->vanished,
+		(long long)c->overflowed);
+	cli_json_number(f, c->largest);
+}

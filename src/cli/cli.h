@@ -129,6 +129,11 @@ int32_t *cli_ids(const char *option, const char *text, int32_t vocab, size_t *n)
 
 /* ---- Output ------------------------------------------------------------------------- */
 
+/* A table of what operations or programs did to their values: a heading, then rows. */
+void cli_counts_heading(const char *what, int width); /* of the first column */
+void cli_counts_row(const char *name, int width, const an_counts *c);
+/* "products": 12, ... "largest": 3.5 */
+void cli_counts_json(FILE *f, const an_counts *c);
 /* A JSON string with its quotes. */
 void cli_json_text(FILE *f, const char *s);
 /* A JSON number; null if it is not finite. */

@@ -12,7 +12,10 @@ const cli_command cmd_run = {
     .operands = "PROGRAM.mil",
     .summary = "run a MIL program on NumPy arrays",
     .details = "Arrays are converted to the types of the inputs (round to nearest even); shapes must\n"
-	       "be equal.  Without --out, prints what every output looks like.",
+	       "be equal.  Without --out, prints what every output looks like.  --stats counts, for\n"
+	       "every operation, products of contractions that the arithmetic lost (they are cut off,\n"
+	       "or rounded to 0), results that are infinite though no operand is, and results that\n"
+	       "vanished: 0 though their terms are not.",
     .example = "anneal run examples/layer.mil --random 1",
     .run = run,
 };
@@ -105,7 +108,7 @@ static void fill_randomly(an_buffer *buffer, uint64_t *state)
 	an_buffer_unmap(buffer);
 }
 
-static void describe(an_buffer *buffer, const char *name)
+static void describe(an_buffer *buffer, const char *name, bool json)
 {
 	const an_type *t = an_buffer_type(buffer);
 	const void *data = an_buffer_map(buffer);
@@ -122,6 +125,26 @@ static void describe(an_buffer *buffer, const char *name)
 		squares += x * x;
 	}
 	char type[128];
+	if (json) {
+		printf("{\"name\": ");
+		cli_json_text(stdout, name);
+		printf(", \"type\": \"%s\", \"elements\": %lld, \"finite\": %lld",
+		       an_type_text(t, type, sizeof type), (long long)n, (long long)finite);
+		const struct {
+			const char *name;
+			double x;
+		} numbers[] = {{"min", min},
+			       {"max", max},
+			       {"mean", sum / (double)finite},
+			       {"rms", sqrt(squares / (double)finite)}};
+		for (int i = 0; i < 4; i++) {
+			printf(", \"%s\": ", numbers[i].name);
+			cli_json_number(stdout, numbers[i].x);
+		}
+		printf("}");
+		an_buffer_unmap(buffer);
+		return;
+	}
 	printf("%s: %s", name, an_type_text(t, type, sizeof type));
 	if (finite)
 		printf("  min %.6g  max %.6g  mean %.6g  rms %.6g", min, max, sum / (double)finite,
@@ -139,7 +162,7 @@ static void describe(an_buffer *buffer, const char *name)
 typedef struct request {
 	binding *in, *out;
 	int nin, nout;
-	bool random;
+	bool random, json;
 	uint64_t seed;
 } request;
 
@@ -180,6 +203,7 @@ static void execute(an_ctx *ctx, an_device *device, an_executable *e, request *r
 	all_used(r->out, r->nout, "output"); /* before anything runs */
 
 	cli_check(ctx, an_call_run(call));
+	const char *separator = "{\"outputs\": [\n  ";
 	for (int i = 0; i < n; i++) {
 		name = an_executable_output(e, i, NULL);
 		binding *file = find(r->out, r->nout, name);
@@ -188,10 +212,55 @@ static void execute(an_ctx *ctx, an_device *device, an_executable *e, request *r
 			cli_check(ctx, an_npy_write(ctx, file->path, an_buffer_type(result[i]), data));
 			an_buffer_unmap(result[i]);
 		} else if (r->nout == 0) {
-			describe(result[i], name);
+			fputs(r->json ? separator : "", stdout);
+			describe(result[i], name, r->json);
+			separator = ",\n  ";
 		}
 	}
+	if (r->json)
+		printf("%s]", r->nout ? "{\"outputs\": [" : "");
 	free(result);
+}
+
+/* What every operation did to its values. */
+static void print_stats(an_ctx *ctx, const an_executable *e, const an_function *f, bool json)
+{
+	an_counts c, all;
+	an_value v;
+	an_op_description op;
+	cli_check(ctx, an_executable_counts(e, -1, &all));
+	if (json) {
+		printf(",\n \"operations\": [");
+	} else {
+		putchar('\n');
+		cli_counts_heading("operation", 40);
+	}
+	const char *separator = "";
+	for (int i = 0; i < an_function_ops(f); i++) {
+		cli_check(ctx, an_executable_counts(e, i, &c));
+		if (!c.results || !an_op_info(an_function_op(f, i, &v), &op))
+			continue; /* constants and views compute nothing */
+		const char *name = v == AN_NO_VALUE ? "" : an_value_name(f, v);
+		if (json) {
+			printf("%s\n  {\"op\": \"%s\", \"name\": ", separator, op.name);
+			cli_json_text(stdout, name);
+			printf(", ");
+			cli_counts_json(stdout, &c);
+			printf("}");
+			separator = ",";
+		} else {
+			char *row = cli_format("%s %s", op.name, name);
+			cli_counts_row(row, 40, &c);
+			free(row);
+		}
+	}
+	if (json) {
+		printf("],\n \"total\": {");
+		cli_counts_json(stdout, &all);
+		printf("}");
+	} else {
+		cli_counts_row("total", 40, &all);
+	}
 }
 
 static void explain(an_ctx *ctx, const an_executable *e)
@@ -208,7 +277,7 @@ static int run(int argc, char **argv)
 	cli_device d = {0};
 	cli_list in = {0}, out = {0};
 	const char *name = NULL, *seed = NULL;
-	bool explained = false;
+	bool explained = false, stats = false, json = false;
 	/* clang-format off */
 	const cli_option rows[] = {
 		{"in", "NAME=FILE.npy", "an input", .list = &in},
@@ -216,13 +285,17 @@ static int run(int argc, char **argv)
 		{"random", "SEED", "fill inputs that are not given with numbers in [-1, 1)", .text = &seed},
 		{"function", "NAME", "which function of the program (default: the first)", .text = &name},
 		{"explain", NULL, "print what the program is compiled to, and run nothing", .flag = &explained},
+		{"stats", NULL, "print what every operation's arithmetic lost", .flag = &stats},
+		{"json", NULL, "print a JSON object", .flag = &json},
 		CLI_DEVICE_OPTIONS(d, "ieee"),
 	};
 	/* clang-format on */
 	int first = CLI_PARSE(&cmd_run, rows, argc, argv);
+	if (explained && (stats || json))
+		cli_usage("--explain runs nothing: --stats and --json do not go with it");
 	if (argc - first != 1)
 		cli_usage("expected one program, found %d operands", argc - first);
-	request r = {bindings("in", &in), bindings("out", &out), in.n, out.n, seed != NULL, 0};
+	request r = {bindings("in", &in), bindings("out", &out), in.n, out.n, seed != NULL, json, 0};
 	if (seed) {
 		char *end;
 		r.seed = strtoull(seed, &end, 10);
@@ -239,10 +312,15 @@ static int run(int argc, char **argv)
 	if (!f)
 		cli_fail("%s: there is no function \"%s\"", argv[first], name ? name : "main");
 	cli_check(ctx, an_compile(device, f, &e));
-	if (explained)
+	if (explained) {
 		explain(ctx, e);
-	else
+	} else {
+		cli_check(ctx, an_device_count(device, stats));
 		execute(ctx, device, e, &r);
+		if (stats)
+			print_stats(ctx, e, f, json);
+		fputs(json ? "}\n" : "", stdout);
+	}
 
 	an_device_close(device); /* and everything on it */
 	an_program_free(p);

@@ -137,6 +137,39 @@ static bool report(void *user, const an_train_report *r)
 	return !interrupted;
 }
 
+/* What the device's programs did to their values in the updates that counted. */
+static void print_stats(an_ctx *ctx, const an_trainer *t, bool json)
+{
+	const an_plan_entry *e;
+	an_counts c;
+	int n = an_trainer_plan(t, &e);
+	if (json)
+		printf("{\"event\": \"stats\", \"counted_updates\": %lld, \"programs\": [",
+		       (long long)an_trainer_counted(t));
+	else
+		cli_counts_heading("program", 24);
+	const char *separator = "";
+	for (int i = 0; i < n; i++) {
+		if (!an_trainer_program(t, i))
+			continue;
+		cli_check(ctx, an_trainer_counts(t, i, -1, &c));
+		if (json) {
+			printf("%s{\"name\": ", separator);
+			cli_json_text(stdout, e[i].name);
+			printf(", ");
+			cli_counts_json(stdout, &c);
+			printf("}");
+			separator = ", ";
+		} else {
+			cli_counts_row(e[i].name, 24, &c);
+		}
+	}
+	if (json)
+		printf("]}\n");
+	else
+		printf("(%lld of this run's updates were counted)\n", (long long)an_trainer_counted(t));
+}
+
 /* A word as the shell wants it, after a space. */
 static void quoted(FILE *f, const char *word)
 {
@@ -210,7 +243,8 @@ static int run(int argc, char **argv)
 	cli_device d = {0};
 	cli_model size = {0};
 	const char *out = NULL, *init = NULL;
-	bool resume = false;
+	bool resume = false, stats = false;
+	int64_t stats_every = 16;
 	progress p = {.first = NAN, .last = NAN, .best = INFINITY};
 	prepare_options data = {.valid_share = 0.1, .vocab = 2048};
 	an_train_options opt = {.batch = 8,
@@ -247,6 +281,9 @@ static int run(int argc, char **argv)
 		{"clip", "X", "largest norm of the gradient, 0: any (default 1)", -1, 1e9,
 		 .real = &opt.clip},
 		{"seed", "N", "of initial weights and batches (default 0)", .u64 = &opt.seed},
+		{"loss-scale", "X", "what the loss is multiplied by at first, a power of two (default: 4 * the tokens of an update)",
+		 0x1p-40, 0x1p80, .real = &opt.loss_scale},
+		{"allow-lost", NULL, "go on when the arithmetic lost the whole gradient of a parameter", .flag = &opt.allow_lost},
 		{"eval-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
 		 .i64 = &opt.eval_every},
 		{"save-every", "N", "updates, -1: only at the end (default: steps / 10)", -1, 1e12,
@@ -257,6 +294,10 @@ static int run(int argc, char **argv)
 		{.help = "Output"},
 		{"log", NULL, "a line for every update", .flag = &p.every},
 		{"json", NULL, "a JSON object for every event, on standard output", .flag = &p.json},
+		{"stats", NULL, "count what the arithmetic lost: a table at the end, and by program in metrics.jsonl",
+		 .flag = &stats},
+		{"stats-every", "N", "count the first update and every Nth from there (default 16)", 1, 1e12,
+		 .i64 = &stats_every},
 		CLI_DEVICE_OPTIONS(d, "fast"),
 	};
 	/* clang-format on */
@@ -266,6 +307,7 @@ static int run(int argc, char **argv)
 	opt.warmup = opt.warmup == 0 ? -1 : opt.warmup == UNSET ? 0 : opt.warmup;
 	opt.decay = opt.decay == 0 ? -1 : opt.decay;
 	opt.clip = opt.clip == 0 ? -1 : opt.clip;
+	opt.count_every = stats ? stats_every : 0;
 	data.texts = (const char *const *)argv + first;
 	data.ntexts = argc - first;
 	if (data.ntexts == 0 && !(resume && out))
@@ -334,8 +376,12 @@ static int run(int argc, char **argv)
 			again);
 	} else {
 		cli_check(ctx, s);
-		finished(&p, t, dir);
+		cli_status_end();
 	}
+	if (stats)
+		print_stats(ctx, t, p.json);
+	if (!stopped)
+		finished(&p, t, dir);
 
 	an_trainer_free(t);
 	an_model_free(model);

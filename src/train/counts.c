@@ -86,8 +86,7 @@ an_counts counts_of_backward(const an_trainer *t)
 		if (!a->program || a->program != &t->segments[a->segment].kind->backward)
 			continue;
 		for (int op = 0; op < operations(a); op++)
-			if (a->recent[op].products)
-				dev_add_counts(&all, &a->recent[op]);
+			dev_add_counts(&all, &a->recent[op]);
 	}
 	return all;
 }

@@ -13,9 +13,10 @@
  * There the scale doubles while more than this share of the backward's products is lost and its largest
  * result is this far from the limit, which leaves room for sums that were larger on the way and for updates
  * that are not looked at: all but the first, and one in so many after them. */
-#define SHARE_HIGH      0x1p-7
+#define SHARE_HIGH      0x1p-6
 #define FIXED_LIMIT     0x1p15
-#define SCALE_ROOM      8
+#define SCALE_ROOM      16
+#define CALM            100
 #define SAMPLE_FIRST    32
 #define SAMPLE_EVERY    16
 #define GROW_MOST_FIXED 0x1p20
@@ -232,10 +233,12 @@ static bool for_user(const an_trainer *t)
 	return t->o.count_every > 0 && t->state.step % t->o.count_every == 0;
 }
 
-/* Whether twice the scale would keep products without coming near the limit of a contraction. */
-static bool asks_for_more(const an_counts *backward)
+/* Whether twice the scale would keep products without coming near the limit of a contraction.  Until an
+ * update overflows, the scale may rise with every look. */
+static bool asks_for_more(const train_state *s, const an_counts *backward)
 {
-	return backward->overflowed == 0 && backward->largest * SCALE_ROOM <= FIXED_LIMIT &&
+	bool calm = s->applied == s->step || s->good >= CALM;
+	return calm && backward->overflowed == 0 && backward->largest * SCALE_ROOM <= FIXED_LIMIT &&
 	       (double)backward->lost > SHARE_HIGH * (double)backward->products;
 }
 
@@ -254,7 +257,7 @@ static an_status adapt_scale(an_trainer *t, const an_counts *backward)
 		return AN_OK;
 	}
 	s->good++;
-	if (t->fixed ? backward && asks_for_more(backward) : s->good >= GROW_AFTER) {
+	if (t->fixed ? backward && asks_for_more(s, backward) : s->good >= GROW_AFTER) {
 		s->good = 0;
 		s->loss_scale =
 		    MIN(2 * s->loss_scale, t->o.loss_scale * (t->fixed ? GROW_MOST_FIXED : GROW_MOST));

@@ -171,7 +171,7 @@ void counts_end(an_trainer *t);
 void counts_take(an_trainer *t, int entry);                /* after a device entry has run */
 void counts_keep(an_trainer *t);                           /* adds `recent` to `counts` */
 an_counts counts_of_entry(const an_trainer *t, int entry); /* recent */
-/* Contractions of all backward programs, recent. */
+/* All backward programs, recent. */
 an_counts counts_of_backward(const an_trainer *t);
 /* Whether a gradient, finite and not yet applied, is zero though it need not be: AN_NUMERIC, or with
  * allow_lost a warning.  If the update was not counted, it is computed once more. */
