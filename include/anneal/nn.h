@@ -8,7 +8,7 @@
 #ifndef ANNEAL_NN_H
 #define ANNEAL_NN_H
 
-#include "anneal/mil.h"
+#include "anneal/pass.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -90,6 +90,23 @@ AN_API void an_model_init(const an_model *m, uint64_t seed, float *block);
  * fp16 throughout; parameter inputs have role AN_ROLE_PARAM and the shape of the table. */
 AN_API an_status an_model_build(const an_model *m, an_program *p, const char *function, int batch, int tokens,
 				an_function **out);
+
+/* A way to cut a function and its gradient into several device programs (an_cut), as a plan of a training may
+ * ask for. */
+typedef struct an_split {
+	const char *name;        /* "half", "six" */
+	const char *function;    /* of which function: "layer" */
+	const char *summary;     /* one line for people, with its source if it was published */
+	const char *const *save; /* what the forward saves for the backward (an_grad_options) */
+	const an_stage *forward, *backward;
+	int nsave, nforward, nbackward;
+} an_split;
+/* By index, NULL after the last. */
+AN_API const an_split *an_model_split_at(const an_model *m, int i);
+/* By name; *out is NULL for a function that stays whole.  AN_USAGE: no function has such a split; the message
+ * lists what there is. */
+AN_API an_status an_model_split(const an_model *m, const char *name, const char *function,
+				const an_split **out);
 
 /* What a mask adds to scores that must not count.  exp() of it is 0 in every arithmetic, and unlike
  * -65504 (fp16's lowest) it does not overflow to -inf when a negative score is added. */

@@ -23,13 +23,16 @@ extern "C" {
  * gradient.  A value that is saved and happens to have the name of a gradient is called
  * "saved<n>_<name>" in both functions; an input in that position is AN_USAGE.  An input that no output
  * depends on has a gradient of zeros.  Cheap elementwise work and views are recomputed in the backward, by
- * the same operations, instead of being saved.  Both functions are added to f's program as "<name>_fwd" and
+ * the same operations, instead of being saved.  The gradient of any other value v is called "d_<v>" in the
+ * backward where nothing else is.  Both functions are added to f's program as "<name>_fwd" and
  * "<name>_bwd" (with a number where those are taken) and have been verified; on failure nothing is added.  A
  * missing rule is AN_UNSUPPORTED with a diagnostic that points at the operation. */
 typedef struct an_grad_options {
 	const char *const *wrt; /* names of inputs; NULL: every fp16/fp32 input */
 	int nwrt;
-	bool save_all; /* save every value the backward reads, recompute nothing */
+	bool save_all;           /* save every value the backward reads, recompute nothing */
+	const char *const *save; /* names of values: what else the backward reads is computed again, */
+	int nsave;               /* contractions too; NULL: the choice above */
 } an_grad_options;
 AN_API an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forward,
 			 an_function **backward);
@@ -62,7 +65,8 @@ typedef struct an_contraction {
 } an_contraction;
 
 /* Takes each listed output of `f` whose value is a matmul out of the function: the operands'
- * bases become outputs instead (after the other outputs, in order of use), and *list says what
+ * bases become outputs instead (after the other outputs, in order of use; an output that stays is a base
+ * itself), and *list says what
  * the host has to contract.  Seen through: reshapes, casts between float types and a sum over the
  * batch behind the matmul; views and widening casts before it.  Outputs that are not such
  * contractions stay.  Operations and inputs that are no longer needed are dropped.  *out is
@@ -70,6 +74,31 @@ typedef struct an_contraction {
  * list, in the order of `outputs`, lives in f's program.  AN_USAGE: f has no such output. */
 AN_API an_status an_outline(an_function *f, const char *const *outputs, int n, an_function **out,
 			    an_contraction **list, int *nlist);
+
+/* ---- Cutting and joining --------------------------------------------------------- */
+
+/* A part of a function that becomes a function of its own. */
+typedef struct an_stage {
+	const char *name;          /* for people: "attention" */
+	const char *const *values; /* names of values that it computes for later stages or as outputs */
+	int nvalues;
+	bool host; /* meant for the host: it computes these and takes no other outputs */
+} an_stage;
+
+/* Cuts `f` at named values into functions that give its outputs when they run one after the other.  Stage i
+ * computes its values from inputs of f and from values of earlier stages; whatever else it needs for that it
+ * computes itself, even if an earlier stage did.  An output of f that no stage names goes to the stage, not
+ * of the host, that has to compute least for it (the first of several).  Values that no later stage reads and
+ * f does not return are not returned either.  out[i] is "<name>_<i>", its inputs and outputs have the names
+ * that they have in f; NULL: nothing of the stage is needed.  In arithmetic where every operation rounds to
+ * its type no result changes by a bit.  AN_USAGE: f has no such value. */
+AN_API an_status an_cut(an_function *f, const an_stage *stages, int n, an_function **out);
+
+/* One function that computes functions (of one program) one after the other: the only output of each is the
+ * first input of the next.  Other inputs are called <prefix of theirs><name>, the first keeps its name, the
+ * outputs those of the last function.  A function may occur many times. */
+AN_API an_status an_chain(an_function *const *functions, const char *const *prefixes, int n, const char *name,
+			  an_function **out);
 
 /* ---- Simplification -------------------------------------------------------------- */
 

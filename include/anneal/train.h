@@ -22,15 +22,18 @@ typedef enum an_host_op {
 	AN_HOST_WEIGHT_GRAD,
 	AN_HOST_CAST,
 	AN_HOST_NORM,
-	AN_HOST_ADAMW
+	AN_HOST_ADAMW,
+	AN_HOST_PROGRAM /* a program that the plan gives to the host: what a published split leaves there */
 } an_host_op;
 typedef struct an_plan_entry {
 	const char *name; /* "layers.0 forward", "dW layers.0.wq" */
 	an_host_op host;
-	int64_t flops;   /* 2*M*N*K over its contractions */
-	int64_t bytes;   /* read and written: surfaces of a program, operands of a host op */
-	bool per_update; /* once per optimizer step instead of once per micro-batch */
-	double seconds;  /* measured: sum over runs */
+	int64_t flops;            /* 2*M*N*K over its contractions */
+	int64_t bytes;            /* read and written: surfaces of a program, operands of a host op */
+	int64_t in, weights, out; /* programs: the parts of `bytes`; activations and parameters read, values
+				   * returned */
+	bool per_update;          /* once per optimizer step instead of once per micro-batch */
+	double seconds;           /* measured: sum over runs */
 	int64_t runs;
 } an_plan_entry;
 
@@ -45,6 +48,11 @@ typedef struct an_train_options {
 	int accumulate; /* micro-batches per update; default 1 */
 	int64_t steps;  /* updates; required */
 	uint64_t seed;
+	/* how it is cut into programs */
+	int layers_per_program; /* default 1 */
+	const char
+	    *split;     /* a split of the model's (an_model_split), for one layer per program; NULL: none */
+	bool dw_device; /* the gradients of matrices are computed by the device's programs, not by the host */
 	/* AdamW and schedule: warm-up from 0 to lr over `warmup` updates, then cosine to lr * min_lr */
 	double lr;                             /* default 1e-3 */
 	double min_lr;                         /* share of lr at the end; default 0.1; < 0: none of it */

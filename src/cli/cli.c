@@ -294,6 +294,30 @@ void cli_make_dir(const char *path)
 		cli_fail("%s: cannot write there: %s", path, strerror(errno));
 }
 
+/* The index of `word` among `words`, which end with NULL. */
+static int choice(const char *option, const char *word, const char *const *words)
+{
+	char known[128] = "";
+	for (int i = 0; words[i]; i++) {
+		if (strcmp(words[i], word) == 0)
+			return i;
+		size_t used = strlen(known);
+		snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", words[i]);
+	}
+	cli_usage("--%s: \"%s\" is none of %s", option, word, known);
+}
+
+void cli_cut_resolve(an_ctx *ctx, const an_model *m, const cli_cut *c, an_train_options *o)
+{
+	static const char *const where[] = {"host", "device", NULL};
+	const an_split *unused;
+	if (o->split)
+		cli_check_name(ctx, an_model_split(m, o->split, "layer", &unused));
+	if (o->split && o->layers_per_program > 1)
+		cli_usage("--split cuts one layer, --layers-per-program joins several: choose one");
+	o->dw_device = c->dw && choice("dw", c->dw, where) == 1;
+}
+
 an_llama_config cli_model_config(an_ctx *ctx, const cli_model *m, const char *default_preset)
 {
 	an_llama_config c;

@@ -85,7 +85,20 @@ typedef struct cli_model {
 	{"hidden", "N", "width of the feed-forward network", 1, 1 << 22, .i32 = &(m).size.hidden}, \
 	{"seq", "N", "longest context, in tokens", 1, 1 << 20, .i32 = &(m).size.seq}, \
 	{"untied", NULL, "a classifier of its own instead of the embedding table", .flag = &(m).untied}
+
+/* Options of how a training is cut into device programs. */
+typedef struct cli_cut {
+	const char *dw;
+} cli_cut;
+#define CLI_CUT_OPTIONS(c, o) \
+	{.help = "Programs"}, \
+	{"layers-per-program", "N", "layers in one device program (default 1)", 1, 1 << 12, .i = &(o).layers_per_program}, \
+	{"split", "NAME", "or less than a layer: half (attention, feed-forward), six (published kernels)", \
+	 .text = &(o).split}, \
+	{"dw", "WHERE", "matrices' gradients: host (default) or device", .text = &(c).dw}
 /* clang-format on */
+/* Checks what these say and puts it into the training's options. */
+void cli_cut_resolve(an_ctx *ctx, const an_model *m, const cli_cut *c, an_train_options *o);
 
 /* ---- Errors ------------------------------------------------------------------------ */
 

@@ -10,8 +10,11 @@ const cli_command cmd_plan = {
     .operands = "",
     .summary = "list a training step: device programs and host operations, FLOPs, bytes, memory",
     .details = "FLOPs are 2*M*N*K over the contractions.  The trainer executes exactly this list;\n"
-	       "entries marked \"update\" run once per update, the others once per micro-batch.",
-    .example = "anneal plan --preset layer768",
+	       "entries marked \"update\" run once per update, the others once per micro-batch.  Of a\n"
+	       "program's bytes are in: activations read, weights: parameters read, out: what it returns.\n"
+	       "--split six is a layer as published for the Neural Engine: six programs, the gradients\n"
+	       "of norms and matrices on the host.",
+    .example = "anneal plan --preset layer768 --split six",
     .run = run,
 };
 
@@ -45,16 +48,19 @@ static void sum(plan *p)
 	}
 }
 
+static const char *quantity(int64_t x) { return x ? cli_quantity((double)x) : "-"; }
+
 static void print(const plan *p)
 {
 	if (p->chip)
 		printf("Times on %s are predicted from published measurements (%s).\n\n", p->chip->name,
 		       p->chip->evidence);
-	printf("%-34s %-7s %10s %10s  %-7s%s\n", "entry", "runs on", "FLOPs", "bytes", "once per",
-	       p->chip ? "  predicted" : "");
+	printf("%-32s %-7s %9s %9s %9s %9s %9s  %-7s%s\n", "entry", "runs on", "FLOPs", "bytes", "in",
+	       "weights", "out", "once per", p->chip ? "  predicted" : "");
 	for (const an_plan_entry *e = p->entry; e < p->entry + p->n; e++) {
-		printf("%-34s %-7s %10s %10s  %-7s", e->name, on_device(e) ? "device" : "host",
-		       e->flops ? cli_quantity((double)e->flops) : "-", cli_quantity((double)e->bytes),
+		printf("%-32s %-7s %9s %9s", e->name, on_device(e) ? "device" : "host", quantity(e->flops),
+		       quantity(e->bytes));
+		printf(" %9s %9s %9s  %-7s", quantity(e->in), quantity(e->weights), quantity(e->out),
 		       e->per_update ? "update" : "batch");
 		if (p->chip && on_device(e))
 			printf(" %9.3f ms", 1e3 * predict(p->chip, e));
@@ -78,6 +84,9 @@ static void print_json(const plan *p)
 		printf(", \"where\": \"%s\", \"flops\": %lld, \"bytes\": %lld, \"per_update\": %s",
 		       on_device(e) ? "device" : "host", (long long)e->flops, (long long)e->bytes,
 		       e->per_update ? "true" : "false");
+		if (e->in + e->weights + e->out > 0)
+			printf(", \"in\": %lld, \"weights\": %lld, \"out\": %lld", (long long)e->in,
+			       (long long)e->weights, (long long)e->out);
 		if (p->chip && on_device(e)) {
 			printf(", \"predicted_seconds\": ");
 			cli_json_number(stdout, predict(p->chip, e));
@@ -98,6 +107,7 @@ static int run(int argc, char **argv)
 {
 	cli_device d = {0};
 	cli_model m = {0};
+	cli_cut cut = {0};
 	an_train_options opt = {.steps = 1, .batch = 1, .accumulate = 1};
 	const char *chip = NULL;
 	int32_t vocab = 0;
@@ -108,6 +118,8 @@ static int run(int argc, char **argv)
 		{"tokens", "N", "tokens per sequence (default: the longest context)", 1, 1 << 20, .i = &opt.tokens},
 		{"accumulate", "N", "micro-batches per update (default 1)", 1, 1 << 16, .i = &opt.accumulate},
 		{"vocab", "N", "tokens in the vocabulary (default: the preset's)", 1, 1 << 24, .i32 = &vocab},
+		CLI_CUT_OPTIONS(cut, opt),
+		{.help = "Output"},
 		{"chip", "NAME", "predict the times of device programs on a chip, e.g. m1", .text = &chip},
 		{"json", NULL, "a JSON object", .flag = &json},
 		CLI_MODEL_OPTIONS(m, "tiny"),
@@ -134,6 +146,7 @@ static int run(int argc, char **argv)
 	an_model *model;
 	an_trainer *t;
 	cli_check(ctx, an_llama_new(ctx, &c, &model));
+	cli_cut_resolve(ctx, model, &cut, &opt);
 	cli_check(ctx, an_trainer_plan_only(device, model, &opt, &t));
 	p.n = an_trainer_plan(t, &p.entry);
 	p.tokens = (double)(opt.tokens ? opt.tokens : c.seq) * opt.batch * opt.accumulate;

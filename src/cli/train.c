@@ -242,6 +242,7 @@ static int run(int argc, char **argv)
 	char *again = resume_command(argc, argv);
 	cli_device d = {0};
 	cli_model size = {0};
+	cli_cut cut = {0};
 	const char *out = NULL, *init = NULL;
 	bool resume = false, stats = false;
 	int64_t stats_every = 16;
@@ -291,6 +292,7 @@ static int run(int argc, char **argv)
 		{"eval-tokens", "N", "validation tokens per evaluation, 0: all (default 0)", 0, 1e12,
 		 .i64 = &opt.eval_tokens},
 		{"dump", "DIR", "write every program that is executed there", .text = &opt.dump_dir},
+		CLI_CUT_OPTIONS(cut, opt),
 		{.help = "Output"},
 		{"log", NULL, "a line for every update", .flag = &p.every},
 		{"json", NULL, "a JSON object for every event, on standard output", .flag = &p.json},
@@ -355,6 +357,7 @@ static int run(int argc, char **argv)
 	opt.tokenizer = text.tokenizer;
 	p.tokens_per_update = (double)c.seq * opt.batch * (opt.accumulate ? opt.accumulate : 1);
 	cli_check(ctx, an_llama_new(ctx, &c, &model));
+	cli_cut_resolve(ctx, model, &cut, &opt);
 	if (!p.json)
 		cli_status(true,
 			   "%s parameters, %d tokens in the vocabulary, %zu tokens to train on, %s updates "

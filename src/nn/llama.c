@@ -286,7 +286,8 @@ static an_value feed_forward(an_builder *b, const an_llama_config *c, an_value x
 	an_value h = an_name(b, rms_norm(b, c, x, w[0], tokens), "ffn_in");
 	an_value gate = an_name(b, an_matmul(b, w[1], h, false, false), "gate");
 	an_value up = an_name(b, an_matmul(b, w[2], h, false, false), "up");
-	an_value act = an_mul(b, an_mul(b, gate, an_unary(b, "sigmoid", gate)), up);
+	an_value silu = an_mul(b, gate, an_unary(b, "sigmoid", gate));
+	an_value act = an_name(b, an_mul(b, silu, up), "act");
 	an_value down = an_name(b, an_matmul(b, w[3], act, false, false), "down");
 	return an_add(b, x, RESHAPE(b, down, 1, c->dim, 1, tokens));
 }
@@ -438,6 +439,59 @@ static void build_decode(an_builder *b, const an_model *m, int32_t width, int32_
 	an_value v_new = TRANSPOSE(b, RESHAPE(b, h.v, kv * d, width), 1, 0);
 	an_output(b, an_name(b, RESHAPE(b, k_new, 1, 1, width, kv * d), "k_new"));
 	an_output(b, an_name(b, RESHAPE(b, v_new, 1, 1, width, kv * d), "v_new"));
+}
+
+/* ---- Splits ------------------------------------------------------------------------- */
+
+#define VALUES(...) (const char *const[]){__VA_ARGS__}, LENGTH(((const char *const[]){__VA_ARGS__}))
+#define DEVICE(name, ...)                        \
+	{                                        \
+		name, VALUES(__VA_ARGS__), false \
+	}
+#define HOST(name, ...)                         \
+	{                                       \
+		name, VALUES(__VA_ARGS__), true \
+	}
+
+static const char *const half_save[] = {"q", "k", "v", "probs", "heads", "x_mid", "gate", "up"};
+static const an_stage half_forward[] = {DEVICE("attention", "x_mid"), DEVICE("ffn", "y")};
+static const an_stage half_backward[] = {DEVICE("ffn", "d_x_mid"), DEVICE("attention", "d_x")};
+
+/* The six kernels of maderix/ANE f213c8d, training/train_large.m: kFwdAttn, kFwdFFN, kFFNBwd, kSdpaBwd1,
+ * kSdpaBwd2, kQKVb, with residual additions and the gradients of norms on the host.  Scores are computed
+ * again from q and k in the backward, and what the host contracts into weight gradients is all saved. */
+static const char *const six_save[] = {"attn_in", "q",      "k",    "v",  "heads",
+				       "x_mid",   "ffn_in", "gate", "up", "act"};
+static const an_stage six_forward[] = {
+    DEVICE("attention", "attn", "q", "k", "v", "heads", "attn_in"),
+    HOST("residual", "x_mid"),
+    DEVICE("ffn", "down", "gate", "up", "act", "ffn_in"),
+    HOST("residual", "y"),
+};
+static const an_stage six_backward[] = {
+    DEVICE("ffn", "d_ffn_in", "d_gate", "d_up"),
+    HOST("ffn_norm", "d_x_mid", "d_ffn_norm"),
+    DEVICE("attention 1", "d_v", "probs", "d_probs"),
+    DEVICE("attention 2", "d_q", "d_k"),
+    DEVICE("qkv", "d_attn_in"),
+    HOST("attn_norm", "d_x", "d_attn_norm"),
+};
+
+#define SPLIT(id, text)                                                                         \
+	{                                                                                       \
+		.name = #id, .function = "layer", .summary = text, .save = id##_save,           \
+		.forward = id##_forward, .backward = id##_backward, .nsave = LENGTH(id##_save), \
+		.nforward = LENGTH(id##_forward), .nbackward = LENGTH(id##_backward)            \
+	}
+static const an_split splits[] = {
+    SPLIT(half, "attention and feed-forward apart, two programs each way"),
+    SPLIT(six, "six programs per layer, norms' gradients on the host (maderix/ANE f213c8d)"),
+};
+
+const an_split *an_model_split_at(const an_model *m, int i)
+{
+	(void)m; /* one family */
+	return i >= 0 && i < LENGTH(splits) ? &splits[i] : NULL;
 }
 
 an_status an_model_build(const an_model *m, an_program *p, const char *function, int batch, int tokens,

@@ -4,6 +4,7 @@
 #include "base/random.h"
 
 #include <assert.h>
+#include <stdio.h>
 
 /* Parameters start at multiples of 16 elements: 64 bytes of fp32, a cache line and a vector. */
 enum { BLOCK_ALIGN = 16 };
@@ -83,6 +84,24 @@ int64_t an_model_param_count(const an_model *m)
 	for (int i = 0; i < m->nparams; i++)
 		n += m->param[i].count;
 	return n;
+}
+
+an_status an_model_split(const an_model *m, const char *name, const char *function, const an_split **out)
+{
+	const an_split *s;
+	char known[160] = "";
+	bool there = false;
+	*out = NULL;
+	for (int i = 0; (s = an_model_split_at(m, i)); i++) {
+		size_t used = strlen(known);
+		if (strcmp(s->name, name) == 0) {
+			there = true;
+			if (strcmp(s->function, function) == 0)
+				*out = s;
+		}
+		snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", s->name);
+	}
+	return there ? AN_OK : fail(m->ctx, AN_USAGE, "no split \"%s\"; there are %s", name, known);
 }
 
 void an_model_init(const an_model *m, uint64_t seed, float *block)

@@ -43,6 +43,8 @@ static bool cheap(const grad *g, an_value v)
 	const mil_op *op = fn_def(g->f, v);
 	if (g->save_all || (is_output(g->f, v) && !reserved(g, g->f->values[v].name)))
 		return false;
+	if (g->save)
+		return !g->save[v];
 	switch (op_table[op->op].cls) {
 	case OC_UNARY:
 	case OC_BINARY:
@@ -282,6 +284,24 @@ static void mark_active(grad *g)
 	}
 }
 
+static an_status mark_saved(grad *g, const an_grad_options *opt)
+{
+	if (!opt || !opt->save)
+		return AN_OK;
+	an_ctx *ctx = g->f->program->ctx;
+	g->save = arena_array(&g->scratch, g->f->nvalues + 1, sizeof *g->save);
+	if (!g->save)
+		return fail_memory(ctx, g->f->nvalues);
+	for (int i = 0; i < opt->nsave; i++) {
+		an_value v = an_function_find(g->f, opt->save[i]);
+		if (v == AN_NO_VALUE)
+			return fail(ctx, AN_USAGE, "function %s has no value %s that could be saved",
+				    g->f->name, opt->save[i]);
+		g->save[v] = true;
+	}
+	return AN_OK;
+}
+
 static const char *cotangent_name(const grad *g, an_value v, bool output)
 {
 	bool both = output && g->f->values[v].op < 0;
@@ -305,6 +325,22 @@ static an_status add_cotangents(grad *g)
 	return g->b.status;
 }
 
+/* Calls the cotangent of v "d_<v>" unless it has a name (as an input, or as that of another value) or that
+ * one is taken. */
+static void name_cotangent(grad *g, an_value v)
+{
+	an_function *to = g->b.f;
+	an_value d = g->cot[v];
+	if (g->b.status != AN_OK || d == AN_NO_VALUE || to->values[d].op < 0 ||
+	    strncmp(to->values[d].name, g->b.prefix, strlen(g->b.prefix)) != 0)
+		return;
+	const char *name = cotangent_name(g, v, false);
+	if (!name)
+		g->b.status = fail_memory(to->program->ctx, 0);
+	else if (an_function_find(to, name) == AN_NO_VALUE && !reserved(g, name))
+		g->b.status = fn_rename(to, d, name);
+}
+
 static void sweep(grad *g)
 {
 	for (size_t i = g->f->nops; i-- > 0 && g->b.status == AN_OK;) {
@@ -312,6 +348,7 @@ static void sweep(grad *g)
 		bool any = false;
 		for (int r = 0; r < op->nresults; r++) {
 			settle(g, op->results[r]);
+			name_cotangent(g, op->results[r]);
 			any |= g->cot[op->results[r]] != AN_NO_VALUE;
 		}
 		if (any)
@@ -397,6 +434,7 @@ static an_status differentiate(grad *g, const an_grad_options *opt, an_function 
 		g->value[i] = g->cot[i] = AN_NO_VALUE;
 
 	TRY(mark_wrt(g, opt));
+	TRY(mark_saved(g, opt));
 	mark_active(g);
 	TRY(add_cotangents(g));
 	sweep(g);

@@ -129,7 +129,8 @@ static bool derive(const an_function *f, const mil_op *op, int r, const view *x,
 	}
 }
 
-static void find_views(const an_function *f, view *views)
+/* base[v]: v is one whatever it is a view of. */
+static void find_views(const an_function *f, const bool *base, view *views)
 {
 	for (size_t i = 0; i < f->ninputs; i++)
 		views[f->inputs[i]] = whole(f, f->inputs[i]);
@@ -138,7 +139,7 @@ static void find_views(const an_function *f, view *views)
 		an_value x = op->arg[0].n ? op->arg[0].v[0] : AN_NO_VALUE;
 		for (int r = 0; r < op->nresults; r++) {
 			view *w = &views[op->results[r]];
-			if (x == AN_NO_VALUE || !derive(f, op, r, &views[x], w))
+			if (x == AN_NO_VALUE || base[op->results[r]] || !derive(f, op, r, &views[x], w))
 				*w = whole(f, op->results[r]);
 		}
 	}
@@ -326,10 +327,19 @@ static an_status outline(rewrite *r, const char *const *outputs, int n, an_contr
 	an_function *f = r->from;
 	view *views = arena_array(&r->scratch, f->nvalues + 1, sizeof *views);
 	bool *taken = arena_array(&r->scratch, f->nvalues + 1, sizeof *taken);
+	bool *stays = arena_array(&r->scratch, f->nvalues + 1, sizeof *stays);
 	an_value *base = arena_array(&r->scratch, 2 * (size_t)n + 1, sizeof *base);
-	if (!views || !taken || !base)
+	if (!views || !taken || !stays || !base)
 		return fail_memory(f->program->ctx, f->nvalues * sizeof *views);
-	find_views(f, views);
+	/* what is returned in any case need not be returned in another shape too */
+	for (size_t k = 0; k < f->noutputs; k++)
+		stays[f->outputs[k]] = true;
+	for (int i = 0; i < n; i++) {
+		an_value v = an_function_find(f, outputs[i]);
+		if (v != AN_NO_VALUE)
+			stays[v] = false;
+	}
+	find_views(f, stays, views);
 	for (int i = 0; i < n; i++) {
 		an_value v = an_function_find(f, outputs[i]);
 		bool found = false;

@@ -11,7 +11,10 @@
 
 /* ---- Keeping -------------------------------------------------------------------------- */
 
-static int operations(const action *a) { return a->program ? an_function_ops(a->program->f) : 0; }
+/* The program that an entry runs, on the device or as the host; NULL: a host operation. */
+static const program *program_of(const action *a) { return a->dispatch ? a->dispatch->program : NULL; }
+
+static int operations(const action *a) { return a->dispatch ? an_function_ops(program_of(a)->f) : 0; }
 
 an_status counts_allocate(an_trainer *t)
 {
@@ -32,18 +35,21 @@ an_status counts_begin(an_trainer *t)
 	for (int i = 0; i < t->nentries; i++) {
 		action *a = &t->actions[i];
 		memset(a->recent, 0, (size_t)operations(a) * sizeof *a->recent);
-		if (a->program)
-			an_executable_reset_counts(a->program->exe);
+		if (a->dispatch)
+			an_executable_reset_counts(a->dispatch->exe);
 	}
 	TRY(an_device_count(t->device, true));
 	t->counting = true;
-	return AN_OK;
+	return t->host && t->host != t->device ? an_device_count(t->host, true) : AN_OK;
 }
 
 void counts_end(an_trainer *t)
 {
-	if (t->counting)
-		an_device_count(t->device, false); /* which every device can */
+	if (t->counting) { /* which every device can */
+		an_device_count(t->device, false);
+		if (t->host && t->host != t->device)
+			an_device_count(t->host, false);
+	}
 	t->counting = false;
 }
 
@@ -52,10 +58,10 @@ void counts_take(an_trainer *t, int entry)
 	action *a = &t->actions[entry];
 	for (int op = 0; op < operations(a); op++) {
 		an_counts c;
-		an_executable_counts(a->program->exe, op, &c);
+		an_executable_counts(a->dispatch->exe, op, &c);
 		dev_add_counts(&a->recent[op], &c);
 	}
-	an_executable_reset_counts(a->program->exe);
+	an_executable_reset_counts(a->dispatch->exe);
 }
 
 void counts_keep(an_trainer *t)
@@ -83,7 +89,10 @@ an_counts counts_of_backward(const an_trainer *t)
 	an_counts all = {0};
 	for (int i = 0; i < t->nentries; i++) {
 		const action *a = &t->actions[i];
-		if (!a->program || a->program != &t->segments[a->segment].kind->backward)
+		if (!a->dispatch)
+			continue;
+		const chain *c = &a->dispatch->segment->kind->backward;
+		if (program_of(a) < c->at || program_of(a) >= c->at + c->n)
 			continue;
 		for (int op = 0; op < operations(a); op++)
 			dev_add_counts(&all, &a->recent[op]);
@@ -102,8 +111,8 @@ typedef struct loss_place {
 /* Goes back through one program from the surfaces that are marked, which it wrote, to those it read. */
 static bool lost_in_program(an_trainer *t, const action *a, bool *wanted, int *op)
 {
-	const segment *s = &t->segments[a->segment];
-	const an_function *f = a->program->f;
+	const segment *s = a->dispatch->segment;
+	const an_function *f = program_of(a)->f;
 	memset(wanted, 0, f->nvalues * sizeof *wanted);
 	for (size_t i = 0; i < f->noutputs; i++) {
 		surface *to = plan_find(t, s, f->values[f->outputs[i]].name);
@@ -163,6 +172,7 @@ static bool find_loss(an_trainer *t, int param, bool *wanted, loss_place *out)
 		out->entry = i;
 		switch (t->entries[i].host) {
 		case AN_HOST_NONE:
+		case AN_HOST_PROGRAM:
 			if (lost_in_program(t, a, wanted, &out->op))
 				return true;
 			break;
@@ -197,7 +207,7 @@ static void tell_place(const an_trainer *t, const loss_place *at, str *out)
 		str_addf(out, "%s: every d_logits was rounded to 0 in fp16", name);
 		return;
 	}
-	const an_function *f = a->program->f;
+	const an_function *f = program_of(a)->f;
 	const mil_op *op = &f->ops[at->op];
 	const an_counts *c = &a->recent[at->op];
 	str_addf(out, "%s, %s \"%s\": ", name, op_table[op->op].name,
@@ -268,8 +278,8 @@ static an_status ask(an_trainer *t, const bool *fresh, arena *a)
 {
 	size_t most = 0;
 	for (int i = 0; i < t->nentries; i++)
-		if (t->actions[i].program)
-			most = MAX(most, t->actions[i].program->f->nvalues);
+		if (t->actions[i].dispatch)
+			most = MAX(most, program_of(&t->actions[i])->f->nvalues);
 	bool *wanted = arena_array(a, most + 1, sizeof *wanted);
 	if (!wanted)
 		return fail_memory(t->ctx, 0);
@@ -344,6 +354,6 @@ int64_t an_trainer_counted(const an_trainer *t) { return t->ncounted; }
 
 const an_function *an_trainer_program(const an_trainer *t, int entry)
 {
-	return entry >= 0 && entry < t->nentries && t->actions[entry].program ? t->actions[entry].program->f
-									      : NULL;
+	const program *p = entry >= 0 && entry < t->nentries ? program_of(&t->actions[entry]) : NULL;
+	return p ? p->f : NULL;
 }

@@ -31,6 +31,12 @@ an_status train_resolve(an_ctx *ctx, const an_model *m, const an_train_options *
 	TRY(check_count(ctx, "batch", o.batch, 1 << 20));
 	TRY(check_count(ctx, "tokens", o.tokens, seq));
 	TRY(check_count(ctx, "accumulate", o.accumulate, 1 << 20));
+	o.layers_per_program = o.layers_per_program ? o.layers_per_program : 1;
+	TRY(check_count(ctx, "layers-per-program", o.layers_per_program, 1 << 12));
+	if (o.split && o.layers_per_program > 1)
+		return fail(ctx, AN_USAGE,
+			    "split \"%s\" cuts one layer; it does not go with %d layers per program", o.split,
+			    o.layers_per_program);
 	TRY(check_count(ctx, "steps", o.steps, INT64_C(1) << 40));
 	if (o.steps > (INT64_C(1) << 60) / ((int64_t)o.batch * o.accumulate))
 		return fail(ctx, AN_USAGE, "%lld updates of %d x %d sequences cannot be counted",

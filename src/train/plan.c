@@ -42,15 +42,15 @@ surface *plan_find(const an_trainer *t, const segment *s, const char *name)
 		return s->x;
 	if (strcmp(name, "d_x") == 0)
 		return s->d_x;
-	const char *out = value_name(s->kind->evaluate.f, s->kind->evaluate.f->outputs[0]);
+	const char *out = value_name(s->kind->f, s->kind->f->outputs[0]);
 	if (strcmp(name, out) == 0)
 		return s->out;
 	if (is_gradient(name, out))
 		return s->d_out;
-	for (int i = 0; i < s->is->nparams; i++)
-		if (strcmp(name, s->is->input[i]) == 0)
-			return t->weight[s->is->param[i]];
-	for (int i = 0; s->residual && i < (int)s->kind->forward.f->noutputs; i++)
+	for (int i = 0; i < s->is.nparams; i++)
+		if (strcmp(name, s->is.input[i]) == 0)
+			return t->weight[s->is.param[i]];
+	for (int i = 0; s->residual && i < (int)s->kind->forward_f->noutputs; i++)
 		if (s->residual[i] && strcmp(name, s->residual[i]->name) == 0)
 			return s->residual[i];
 	for (int i = 0; i < s->kind->nshared; i++)
@@ -59,27 +59,37 @@ surface *plan_find(const an_trainer *t, const segment *s, const char *name)
 	return NULL;
 }
 
-/* What the backward returns beside d_x: operands of weight gradients, and norms' gradients. */
-static an_status add_shared(an_trainer *t, kind *k)
+/* What programs return that has no surface yet: values that the next ones of the chain read, operands of
+ * weight gradients, norms' gradients. */
+static an_status add_shared(an_trainer *t, const segment *s, const chain *c)
 {
-	const an_function *f = k->backward.f;
-	k->shared = arena_array(&t->arena, f->noutputs, sizeof(surface *));
-	if (!k->shared)
-		return fail_memory(t->ctx, 0);
-	for (size_t i = 0; i < f->noutputs; i++) {
-		const char *name = value_name(f, f->outputs[i]);
-		if (strcmp(name, "d_x") == 0)
-			continue;
-		k->shared[k->nshared] = add_surface(t, name, value_type(f, f->outputs[i]));
-		if (!k->shared[k->nshared++])
-			return fail_memory(t->ctx, 0);
+	kind *k = s->kind;
+	for (int i = 0; i < c->n; i++) {
+		const an_function *f = c->at[i].f;
+		for (size_t j = 0; f && j < f->noutputs; j++) {
+			const char *name = value_name(f, f->outputs[j]);
+			an_type type = value_type(f, f->outputs[j]);
+			surface *at = plan_find(t, s, name);
+			if (at && an_type_equal(&at->type, &type))
+				continue;
+			if (at)
+				return fail(t->ctx, AN_INTERNAL, "%s: two surfaces are called \"%s\"",
+					    k->function, name);
+			surface **more = arena_array(&t->arena, (size_t)k->nshared + 1, sizeof(surface *));
+			if (!more || !(at = add_surface(t, name, type)))
+				return fail_memory(t->ctx, 0);
+			if (k->nshared)
+				memcpy(more, k->shared, (size_t)k->nshared * sizeof(surface *));
+			more[k->nshared++] = at;
+			k->shared = more;
+		}
 	}
 	return AN_OK;
 }
 
 static an_status add_residuals(an_trainer *t, segment *s)
 {
-	const an_function *f = s->kind->forward.f;
+	const an_function *f = s->kind->forward_f;
 	s->residual = arena_array(&t->arena, f->noutputs, sizeof(surface *));
 	if (!s->residual)
 		return fail_memory(t->ctx, 0);
@@ -130,7 +140,7 @@ static an_status add_weights(an_trainer *t)
 	if (!t->weight || !t->order || !t->written)
 		return fail_memory(t->ctx, 0);
 	for (int i = 0; i < t->nsegments; i++) {
-		const an_segment *s = t->segments[i].is;
+		const an_segment *s = &t->segments[i].is;
 		for (int j = 0; j < s->nparams; j++) {
 			const an_param *p = an_model_param(t->model, s->param[j]);
 			if (t->weight[s->param[j]])
@@ -160,30 +170,56 @@ static an_status add_entry(an_trainer *t, an_plan_entry e, action a)
 
 static int64_t type_bytes(const surface *s) { return (int64_t)an_type_bytes(&s->type); }
 
-static an_status add_program(an_trainer *t, int index, bool backward)
+an_status plan_dispatch(an_trainer *t, const program *p, const segment *s, dispatch **out)
 {
-	const kind *k = t->segments[index].kind;
-	const program *p = backward ? &k->backward : &k->forward;
-	const char *name =
-	    arena_printf(&t->arena, "%s %s", t->segments[index].is->name, backward ? "backward" : "forward");
-	return add_entry(t, (an_plan_entry){.name = name, .flops = p->flops, .bytes = p->bytes},
-			 (action){.segment = index, .program = p});
+	dispatch *d = *out = arena_alloc(&t->arena, sizeof *d);
+	if (!d)
+		return fail_memory(t->ctx, 0);
+	*d = (dispatch){.program = p, .segment = s, .next = t->dispatches};
+	t->dispatches = d;
+	return AN_OK;
+}
+
+static bool is_parameter(const segment *s, const char *name)
+{
+	for (int i = 0; i < s->is.nparams; i++)
+		if (strcmp(name, s->is.input[i]) == 0)
+			return true;
+	return false;
+}
+
+static an_status add_program(an_trainer *t, const segment *s, const char *what, const program *p)
+{
+	dispatch *d;
+	an_plan_entry e = {.host = p->host ? AN_HOST_PROGRAM : AN_HOST_NONE, .flops = p->flops};
+	e.name = arena_printf(&t->arena, "%s %s%s%s", s->is.name, what, p->name ? " " : "",
+			      p->name ? p->name : "");
+	for (size_t i = 0; i < p->f->ninputs; i++) {
+		an_type type = value_type(p->f, p->f->inputs[i]);
+		*(is_parameter(s, value_name(p->f, p->f->inputs[i])) ? &e.weights : &e.in) +=
+		    (int64_t)an_type_bytes(&type);
+	}
+	for (size_t i = 0; i < p->f->noutputs; i++) {
+		an_type type = value_type(p->f, p->f->outputs[i]);
+		e.out += (int64_t)an_type_bytes(&type);
+	}
+	e.bytes = e.in + e.weights + e.out;
+	TRY(plan_dispatch(t, p, s, &d));
+	return add_entry(t, e, (action){.dispatch = d});
 }
 
 static k_type gemm_type(const an_type *t) { return t->dtype == AN_FP16 ? K_F16 : K_F32; }
 
 static an_status no_surface(an_trainer *t, const segment *s, const char *name)
 {
-	return fail(t->ctx, AN_INTERNAL, "%s: no surface for \"%s\"", s->is->name, name);
+	return fail(t->ctx, AN_INTERNAL, "%s: no surface for \"%s\"", s->is.name, name);
 }
 
 /* dW = sum over batches of x * y, into the fp32 gradient. */
-static an_status add_contraction(an_trainer *t, int index, int input, const an_contraction *c)
+static an_status add_contraction(an_trainer *t, const segment *s, int input, const an_contraction *c)
 {
-	segment *s = &t->segments[index];
-	const an_param *p = an_model_param(t->model, s->is->param[input]);
-	action a = {.segment = index,
-		    .param = s->is->param[input],
+	const an_param *p = an_model_param(t->model, s->is.param[input]);
+	action a = {.param = s->is.param[input],
 		    .x = plan_find(t, s, c->x),
 		    .y = plan_find(t, s, c->y),
 		    .batch = c->batch,
@@ -210,41 +246,39 @@ static an_status add_contraction(an_trainer *t, int index, int input, const an_c
 	t->scratch_bytes = MAX(t->scratch_bytes, scratch);
 	int64_t operands = c->m * c->k * (int64_t)k_type_size(a.gemm.a.type) +
 			   c->k * c->n * (int64_t)k_type_size(a.gemm.b.type);
-	return add_entry(
-	    t,
-	    (an_plan_entry){.name = arena_printf(&t->arena, "dW %s.%s", s->is->name, s->is->input[input]),
-			    .host = AN_HOST_WEIGHT_GRAD,
-			    .flops = 2 * c->batch * c->m * c->n * c->k,
-			    .bytes = c->batch * operands + 8 * p->count},
-	    a);
+	return add_entry(t,
+			 (an_plan_entry){.name = arena_printf(&t->arena, "dW %s", s->label[input]),
+					 .host = AN_HOST_WEIGHT_GRAD,
+					 .flops = 2 * c->batch * c->m * c->n * c->k,
+					 .bytes = c->batch * operands + 8 * p->count},
+			 a);
 }
 
-static an_status add_gradients(an_trainer *t, int index)
+/* The gradient that a program returns in fp16. */
+static an_status add_cast(an_trainer *t, const segment *s, int input, surface *x)
 {
-	segment *s = &t->segments[index];
-	const kind *k = s->kind;
-	for (int i = 0; i < s->is->nparams; i++) {
-		const an_contraction *c = NULL;
-		for (int j = 0; j < k->ncontractions && !c; j++)
-			if (is_gradient(k->contraction[j].output, s->is->input[i]))
-				c = &k->contraction[j];
-		if (c) {
-			TRY(add_contraction(t, index, i, c));
-			continue;
+	const an_param *p = an_model_param(t->model, s->is.param[input]);
+	return add_entry(t,
+			 (an_plan_entry){.name = arena_printf(&t->arena, "d %s", s->label[input]),
+					 .host = AN_HOST_CAST,
+					 .bytes = type_bytes(x) + 8 * p->count},
+			 (action){.param = s->is.param[input], .x = x});
+}
+
+/* What the program gives of the parameters' gradients. */
+static an_status add_gradients(an_trainer *t, const segment *s, const program *p)
+{
+	for (int i = 0; i < s->is.nparams; i++) {
+		for (int j = 0; j < p->ncontractions; j++)
+			if (is_gradient(p->contraction[j].output, s->is.input[i]))
+				TRY(add_contraction(t, s, i, &p->contraction[j]));
+		for (size_t j = 0; p->f && j < p->f->noutputs; j++) {
+			const char *name = value_name(p->f, p->f->outputs[j]);
+			if (!is_gradient(name, s->is.input[i]))
+				continue;
+			surface *x = plan_find(t, s, name);
+			TRY(x ? add_cast(t, s, i, x) : no_surface(t, s, name));
 		}
-		const an_param *p = an_model_param(t->model, s->is->param[i]);
-		const char *name = arena_printf(&t->arena, "d_%s", s->is->input[i]);
-		if (!name)
-			return fail_memory(t->ctx, 0);
-		surface *x = plan_find(t, s, name);
-		if (!x)
-			return no_surface(t, s, name);
-		TRY(add_entry(
-		    t,
-		    (an_plan_entry){.name = arena_printf(&t->arena, "d %s.%s", s->is->name, s->is->input[i]),
-				    .host = AN_HOST_CAST,
-				    .bytes = type_bytes(x) + 8 * p->count},
-		    (action){.segment = index, .param = s->is->param[i], .x = x}));
 	}
 	return AN_OK;
 }
@@ -255,8 +289,11 @@ static an_status add_micro_batch(an_trainer *t)
 	TRY(add_entry(
 	    t, (an_plan_entry){.name = "embed", .host = AN_HOST_EMBED, .bytes = S * 4 + S * dim * (4 + 2)},
 	    (action){0}));
-	for (int i = 0; i < t->nsegments; i++)
-		TRY(add_program(t, i, false));
+	for (int i = 0; i < t->nsegments; i++) {
+		const chain *c = &t->segments[i].kind->forward;
+		for (int j = 0; j < c->n; j++)
+			TRY(add_program(t, &t->segments[i], "forward", &c->at[j]));
+	}
 	/* reads the logits twice, writes their gradient */
 	TRY(add_entry(t,
 		      (an_plan_entry){.name = "cross-entropy",
@@ -264,8 +301,12 @@ static an_status add_micro_batch(an_trainer *t)
 				      .bytes = S * 4 + 3 * type_bytes(t->logits)},
 		      (action){0}));
 	for (int i = t->nsegments - 1; i >= 0; i--) {
-		TRY(add_program(t, i, true));
-		TRY(add_gradients(t, i));
+		const chain *c = &t->segments[i].kind->backward;
+		for (int j = 0; j < c->n; j++) {
+			if (c->at[j].f)
+				TRY(add_program(t, &t->segments[i], "backward", &c->at[j]));
+			TRY(add_gradients(t, &t->segments[i], &c->at[j]));
+		}
 	}
 	return add_entry(t,
 			 (an_plan_entry){.name = "d embed",
@@ -316,7 +357,7 @@ static an_status add_update(an_trainer *t)
 	taken[embedding] = true;
 	TRY(add_update_of(t, "embedding", 0, 1));
 	for (int i = 0; i < t->nsegments; i++) {
-		const an_segment *s = t->segments[i].is;
+		const an_segment *s = &t->segments[i].is;
 		int first = n;
 		for (int j = 0; j < s->nparams; j++)
 			if (!taken[s->param[j]]) {
@@ -331,6 +372,47 @@ static an_status add_update(an_trainer *t)
 
 /* ---- Building ---------------------------------------------------------------------- */
 
+/* Segment i of the model and, if it is a layer, those after it that go into the same program. */
+static an_status join(an_trainer *t, int i, int n, segment *s)
+{
+	const an_segment *first = an_model_segment(t->model, i),
+			 *last = an_model_segment(t->model, i + n - 1);
+	int per = first->nparams;
+	int *param = arena_array(&t->arena, (size_t)(n * per), sizeof *param);
+	const char **input = arena_array(&t->arena, (size_t)(n * per), sizeof *input);
+	s->label = arena_array(&t->arena, (size_t)(n * per), sizeof *s->label);
+	s->is = (an_segment){.name = first->name, .function = first->function, .nparams = n * per};
+	if (n > 1) { /* "layers.0-3" */
+		const char *number = strrchr(last->name, '.');
+		s->is.name = arena_printf(&t->arena, "%s-%s", first->name, number ? number + 1 : last->name);
+	}
+	if (!param || !input || !s->label || !s->is.name)
+		return fail_memory(t->ctx, 0);
+	for (int k = 0; k < n * per; k++) {
+		const an_segment *of = an_model_segment(t->model, i + k / per);
+		param[k] = of->param[k % per];
+		input[k] = n == 1 ? of->input[k % per]
+				  : arena_printf(&t->arena, "l%d_%s", k / per, of->input[k % per]);
+		s->label[k] = arena_printf(&t->arena, "%s.%s", of->name, of->input[k % per]);
+		if (!input[k] || !s->label[k])
+			return fail_memory(t->ctx, 0);
+	}
+	s->is.param = param;
+	s->is.input = input;
+	return AN_OK;
+}
+
+/* How many of the model's segments, from i on, go into one program. */
+static int together(const an_trainer *t, int i)
+{
+	const char *function = an_model_segment(t->model, i)->function;
+	int n = 1;
+	while (n < t->o.layers_per_program && i + n < an_model_segments(t->model) &&
+	       strcmp(an_model_segment(t->model, i + n)->function, function) == 0)
+		n++;
+	return n;
+}
+
 static an_status add_segments(an_trainer *t)
 {
 	int n = an_model_segments(t->model);
@@ -338,17 +420,22 @@ static an_status add_segments(an_trainer *t)
 	t->kinds = arena_array(&t->arena, (size_t)n, sizeof *t->kinds);
 	if (!t->segments || !t->kinds)
 		return fail_memory(t->ctx, 0);
-	t->nsegments = n;
-	for (int i = 0; i < t->nsegments; i++) {
-		const an_segment *s = an_model_segment(t->model, i);
+	for (int i = 0, layers; i < n; i += layers) {
+		segment *s = &t->segments[t->nsegments++];
 		int k = 0;
-		while (k < t->nkinds && strcmp(t->kinds[k].function, s->function) != 0)
+		layers = together(t, i);
+		TRY(join(t, i, layers, s));
+		const char *function =
+		    layers == 1 ? s->is.function : arena_printf(&t->arena, "%s_%d", s->is.function, layers);
+		if (!function)
+			return fail_memory(t->ctx, 0);
+		while (k < t->nkinds && strcmp(t->kinds[k].function, function) != 0)
 			k++;
+		s->kind = &t->kinds[k];
 		if (k == t->nkinds) {
-			t->kinds[t->nkinds++].function = s->function;
-			TRY(train_build_kind(t, &t->kinds[k]));
+			t->kinds[t->nkinds++].function = function;
+			TRY(train_build_kind(t, s->kind, &s->is, layers));
 		}
-		t->segments[i] = (segment){.is = s, .kind = &t->kinds[k]};
 	}
 	return AN_OK;
 }
@@ -360,6 +447,10 @@ static void count_other_memory(an_trainer *t)
 	an_device_info info;
 	an_device_get_info(t->device, &info);
 	t->block_bytes = (size_t)an_model_param_block(t->model) * sizeof(float);
+	if (t->host && t->host != t->device) {
+		t->memory += info.memory;
+		an_device_get_info(t->host, &info);
+	}
 	t->memory += info.memory + blocks * (int64_t)t->block_bytes + (int64_t)t->scratch_bytes +
 		     (2 * t->S + t->o.tokens + 1) * (int64_t)sizeof(int32_t);
 }
@@ -369,18 +460,54 @@ static an_status add_training(an_trainer *t)
 {
 	/* the loss writes d_logits over the logits */
 	const kind *head = t->segments[t->nsegments - 1].kind;
-	const char *out = value_name(head->evaluate.f, head->evaluate.f->outputs[0]);
-	if (has_input(head->backward.f, out))
-		return fail(t->ctx, AN_UNSUPPORTED,
-			    "the backward of \"%s\" reads \"%s\", which the loss overwrites", head->function,
-			    out);
-	for (int i = 0; i < t->nkinds; i++)
-		TRY(add_shared(t, &t->kinds[i]));
+	const char *out = value_name(head->f, head->f->outputs[0]);
+	for (int i = 0; i < head->backward.n; i++)
+		if (head->backward.at[i].f && has_input(head->backward.at[i].f, out))
+			return fail(t->ctx, AN_UNSUPPORTED,
+				    "the backward of \"%s\" reads \"%s\", which the loss overwrites",
+				    head->function, out);
 	for (int i = 0; i < t->nsegments; i++)
 		TRY(add_residuals(t, &t->segments[i]));
+	for (int i = 0; i < t->nsegments; i++) {
+		const segment *s = &t->segments[i];
+		TRY(add_shared(t, s, &s->kind->forward));
+		TRY(add_shared(t, s, &s->kind->backward));
+	}
 	TRY(add_micro_batch(t));
 	TRY(add_update(t));
 	return counts_allocate(t);
+}
+
+static an_status add_evaluation(an_trainer *t)
+{
+	for (int i = 0; i < t->nsegments; i++) {
+		segment *s = &t->segments[i];
+		const chain *c = &s->kind->evaluate;
+		TRY(add_shared(t, s, c));
+		if (!(s->evaluate = arena_array(&t->arena, (size_t)c->n, sizeof(dispatch *))))
+			return fail_memory(t->ctx, 0);
+		for (int j = 0; j < c->n; j++)
+			TRY(plan_dispatch(t, &c->at[j], s, &s->evaluate[j]));
+	}
+	return AN_OK;
+}
+
+/* Surfaces that the host's programs read or write exist twice where the host is another device. */
+static void mark_twins(an_trainer *t)
+{
+	for (dispatch *d = t->dispatches; d; d = d->next) {
+		const an_function *f = d->program->f;
+		if (!d->program->host || t->host == t->device)
+			continue;
+		for (size_t i = 0; i < f->ninputs + f->noutputs; i++) {
+			an_value v = i < f->ninputs ? f->inputs[i] : f->outputs[i - f->ninputs];
+			surface *s = plan_find(t, d->segment, value_name(f, v));
+			if (s && !s->host) {
+				s->host = true;
+				t->memory += (int64_t)an_type_bytes(&s->type);
+			}
+		}
+	}
 }
 
 an_status plan_build(an_trainer *t)
@@ -390,25 +517,42 @@ an_status plan_build(an_trainer *t)
 	TRY(add_activations(t));
 	if (t->mode != MODE_EVALUATE)
 		TRY(add_training(t));
+	TRY(add_evaluation(t));
+	mark_twins(t);
 	count_other_memory(t);
 	return AN_OK;
 }
 
-static an_status bind(an_trainer *t, an_call *call, const segment *s, const char *name)
+static an_status bind(an_trainer *t, dispatch *d, const char *name, int port)
 {
-	const surface *at = plan_find(t, s, name);
-	return at ? an_call_bind(call, name, at->buffer) : no_surface(t, s, name);
+	surface *at = plan_find(t, d->segment, name);
+	if (!at)
+		return no_surface(t, d->segment, name);
+	d->port[port] = at;
+	bool twin = d->program->host && at->twin;
+	return an_call_bind(d->call, name, twin ? at->twin : at->buffer);
 }
 
-an_status plan_bind(an_trainer *t, const program *p, const segment *s, an_call **out)
+an_status plan_bind(an_trainer *t, dispatch *d)
 {
 	const char *name;
-	an_type type;
-	TRY(an_call_new(p->exe, out));
-	for (int i = 0; (name = an_executable_input(p->exe, i, &type)); i++)
-		TRY(bind(t, *out, s, name));
-	for (int i = 0; (name = an_executable_output(p->exe, i, &type)); i++)
-		TRY(bind(t, *out, s, name));
+	if (d->call)
+		return AN_OK;
+	an_executable *exe = d->exe = d->program->exe;
+	while (an_executable_input(exe, d->inputs, NULL))
+		d->inputs++;
+	d->ports = d->inputs;
+	while (an_executable_output(exe, d->ports - d->inputs, NULL))
+		d->ports++;
+	d->port = arena_array(&t->arena, (size_t)d->ports, sizeof(surface *));
+	if (!d->port)
+		return fail_memory(t->ctx, 0);
+	TRY(an_call_new(exe, &d->call));
+	for (int i = 0; i < d->ports; i++) {
+		name = i < d->inputs ? an_executable_input(exe, i, NULL)
+				     : an_executable_output(exe, i - d->inputs, NULL);
+		TRY(bind(t, d, name, i));
+	}
 	return AN_OK;
 }
 
@@ -422,11 +566,12 @@ an_status plan_allocate(an_trainer *t)
 			    1e-9 * (double)t->memory, 1e-9 * (double)available);
 	for (surface *s = t->surfaces; s; s = s->next)
 		TRY(an_buffer_new(t->device, &s->type, &s->buffer));
-	for (int i = 0; i < t->nentries; i++) {
-		action *a = &t->actions[i];
-		if (a->program)
-			TRY(plan_bind(t, a->program, &t->segments[a->segment], &a->call));
-	}
+	for (surface *s = t->surfaces; s; s = s->next)
+		if (s->host)
+			TRY(an_buffer_new(t->host, &s->type, &s->twin));
+	for (int i = 0; i < t->nentries; i++)
+		if (t->actions[i].dispatch)
+			TRY(plan_bind(t, t->actions[i].dispatch));
 	t->input = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->input);
 	t->target = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->target);
 	t->window = mem_zalloc(t->ctx, (size_t)(t->o.tokens + 1) * sizeof *t->window);

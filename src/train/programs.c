@@ -1,5 +1,6 @@
 /* From a model's functions to executables: forward with residuals, backward without the weight
- * gradients that the host contracts, and the plain function for evaluation. */
+ * gradients that the host contracts, and the plain function for evaluation; each a chain of programs where
+ * the plan cuts it up. */
 #include "train/train.h"
 
 /* Exact identities, equal operations merged, dead ones dropped. */
@@ -35,26 +36,75 @@ an_status train_compile(an_device *d, an_function *f, const char *dump_dir, cons
 	out->f = f;
 	for (size_t i = 0; i < f->nops; i++)
 		out->flops += op_flops(f, &f->ops[i]);
-	for (size_t i = 0; i < f->ninputs; i++)
-		out->bytes += (int64_t)an_type_bytes(&f->values[f->inputs[i]].type);
-	for (size_t i = 0; i < f->noutputs; i++)
-		out->bytes += (int64_t)an_type_bytes(&f->values[f->outputs[i]].type);
 	return AN_OK;
 }
 
-static an_status stem(an_trainer *t, const kind *k, const char *what, const char **out)
+/* The device that stands for the host: the soft one.  It is the trainer's own where that computes the same
+ * way, otherwise one that rounds as IEEE says. */
+static an_status open_host(an_trainer *t)
 {
-	*out = arena_printf(&t->arena, "%s_%s", k->function, what);
-	return *out ? AN_OK : fail_memory(t->ctx, 0);
+	an_device_info info;
+	an_device_get_info(t->device, &info);
+	if (t->host)
+		return AN_OK;
+	bool same = strcmp(info.name, "soft") == 0 &&
+		    (strcmp(info.numerics, "ieee") == 0 || strcmp(info.numerics, "fast") == 0);
+	if (!same)
+		return an_device_open(t->ctx, &(an_device_options){.name = "soft", .numerics = "ieee"},
+				      &t->host);
+	t->host = t->device;
+	return AN_OK;
 }
 
-/* "d_<input>" for every matrix: outputs of the backward that are contractions over tokens. */
-static an_status outline_weights(an_trainer *t, kind *k, an_function *backward, an_function **out)
+/* "layer_backward", "layer_backward_2": files of --dump. */
+static an_status compile(an_trainer *t, const kind *k, const char *what, const chain *c, int i)
 {
-	const an_segment *s = NULL;
-	for (int i = 0; !s; i++)
-		if (strcmp(an_model_segment(t->model, i)->function, k->function) == 0)
-			s = an_model_segment(t->model, i);
+	program *p = &c->at[i];
+	if (!p->f)
+		return AN_OK;
+	if (p->host)
+		TRY(open_host(t));
+	const char *stem = c->n == 1 ? arena_printf(&t->arena, "%s_%s", k->function, what)
+				     : arena_printf(&t->arena, "%s_%s_%d", k->function, what, i + 1);
+	return stem ? train_compile(p->host ? t->host : t->device, p->f, t->o.dump_dir, stem, p)
+		    : fail_memory(t->ctx, 0);
+}
+
+static an_status compile_all(an_trainer *t, const kind *k, const char *what, const chain *c)
+{
+	for (int i = 0; i < c->n; i++)
+		TRY(compile(t, k, what, c, i));
+	return AN_OK;
+}
+
+/* f as a chain: cut at those stages, or whole where there are none. */
+static an_status make_chain(an_trainer *t, an_function *f, const an_stage *stages, int n, chain *out)
+{
+	an_function **parts = arena_array(&t->arena, (size_t)MAX(n, 1), sizeof(an_function *));
+	out->at = arena_array(&t->arena, (size_t)MAX(n, 1), sizeof *out->at);
+	if (!parts || !out->at)
+		return fail_memory(t->ctx, 0);
+	parts[0] = f;
+	if (n > 0)
+		TRY(an_cut(f, stages, n, parts));
+	for (int i = 0; i < MAX(n, 1); i++)
+		if (parts[i])
+			out->at[out->n++] = (program){
+			    .name = n ? stages[i].name : NULL, .host = n && stages[i].host, .f = parts[i]};
+	return AN_OK;
+}
+
+static bool returns(const an_function *f, const char *name)
+{
+	for (size_t i = 0; i < f->noutputs; i++)
+		if (strcmp(fn_value(f, f->outputs[i])->name, name) == 0)
+			return true;
+	return false;
+}
+
+/* Takes "d_<input>" for every matrix out of the program: contractions over tokens. */
+static an_status outline_weights(an_trainer *t, const an_segment *s, program *p)
+{
 	const char **names = arena_array(&t->arena, (size_t)s->nparams, sizeof *names);
 	int n = 0;
 	if (!names)
@@ -63,41 +113,69 @@ static an_status outline_weights(an_trainer *t, kind *k, an_function *backward, 
 		if (an_model_param(t->model, s->param[i])->kind == AN_PARAM_NORM)
 			continue;
 		names[n] = arena_printf(&t->arena, "d_%s", s->input[i]);
-		if (!names[n++])
+		if (!names[n])
+			return fail_memory(t->ctx, 0);
+		n += returns(p->f, names[n]);
+	}
+	return n > 0 ? an_outline(p->f, names, n, &p->f, &p->contraction, &p->ncontractions) : AN_OK;
+}
+
+/* The model's function, or several of it one after the other as inputs l0_wq, l1_wq ... */
+static an_status build(an_trainer *t, const char *function, int layers, an_function **out)
+{
+	an_function *f = an_program_function(t->program, function);
+	if (!f)
+		TRY(an_model_build(t->model, t->program, function, t->o.batch, t->o.tokens, &f));
+	*out = f;
+	if (layers == 1)
+		return AN_OK;
+	an_function **parts = arena_array(&t->arena, (size_t)layers, sizeof(an_function *));
+	const char **prefixes = arena_array(&t->arena, (size_t)layers, sizeof *prefixes);
+	const char *name = arena_printf(&t->arena, "%s_%d", function, layers);
+	if (!parts || !prefixes || !name)
+		return fail_memory(t->ctx, 0);
+	for (int i = 0; i < layers; i++) {
+		parts[i] = f;
+		if (!(prefixes[i] = arena_printf(&t->arena, "l%d_", i)))
 			return fail_memory(t->ctx, 0);
 	}
-	return an_outline(backward, names, n, out, &k->contraction, &k->ncontractions);
+	return an_chain(parts, prefixes, layers, name, out);
 }
 
-static an_status compile(an_trainer *t, const kind *k, an_function *f, const char *what, program *out)
+an_status train_build_kind(an_trainer *t, kind *k, const an_segment *is, int layers)
 {
-	const char *name;
-	TRY(stem(t, k, what, &name));
-	return train_compile(t->device, f, t->o.dump_dir, name, out);
-}
-
-an_status train_build_kind(an_trainer *t, kind *k)
-{
-	an_function *forward, *backward;
-	TRY(an_model_build(t->model, t->program, k->function, t->o.batch, t->o.tokens, &k->evaluate.f));
+	static const an_split whole;
+	const an_split *split = NULL;
+	an_function *backward;
+	TRY(build(t, is->function, layers, &k->f));
+	if (t->o.split)
+		TRY(an_model_split(t->model, t->o.split, is->function, &split));
+	if (!split)
+		split = &whole;
+	TRY(make_chain(t, k->f, split->forward, split->nforward, &k->evaluate));
 	if (t->mode == MODE_EVALUATE)
-		return compile(t, k, k->evaluate.f, "evaluate", &k->evaluate);
-	TRY(an_grad(k->evaluate.f, NULL, &forward, &backward));
-	TRY(outline_weights(t, k, backward, &backward));
-	TRY(compile(t, k, forward, "forward", &k->forward));
-	return compile(t, k, backward, "backward", &k->backward);
+		return compile_all(t, k, "evaluate", &k->evaluate);
+	const an_grad_options opt = {.save = split->save, .nsave = split->nsave};
+	TRY(an_grad(k->f, &opt, &k->forward_f, &backward));
+	TRY(make_chain(t, k->forward_f, split->forward, split->nforward, &k->forward));
+	TRY(make_chain(t, backward, split->backward, split->nbackward, &k->backward));
+	for (int i = 0; i < k->backward.n; i++)
+		if (!t->o.dw_device)
+			TRY(outline_weights(t, is, &k->backward.at[i]));
+	TRY(compile_all(t, k, "forward", &k->forward));
+	return compile_all(t, k, "backward", &k->backward);
 }
 
 an_status train_build_evaluation(an_trainer *t)
 {
-	for (int i = 0; i < t->nkinds; i++)
-		if (!t->kinds[i].evaluate.exe)
-			TRY(compile(t, &t->kinds[i], t->kinds[i].evaluate.f, "evaluate",
-				    &t->kinds[i].evaluate));
-	for (int i = 0; i < t->nsegments; i++) {
-		segment *s = &t->segments[i];
-		if (!s->evaluate)
-			TRY(plan_bind(t, &s->kind->evaluate, s, &s->evaluate));
+	for (int i = 0; i < t->nkinds; i++) {
+		const chain *c = &t->kinds[i].evaluate;
+		for (int j = 0; j < c->n; j++)
+			if (!c->at[j].exe)
+				TRY(compile(t, &t->kinds[i], "evaluate", c, j));
 	}
+	for (int i = 0; i < t->nsegments; i++)
+		for (int j = 0; j < t->segments[i].kind->evaluate.n; j++)
+			TRY(plan_bind(t, t->segments[i].evaluate[j]));
 	return AN_OK;
 }

@@ -164,6 +164,30 @@ static void adamw(an_trainer *t, const action *a)
 	}
 }
 
+/* ---- Programs ---------------------------------------------------------------------- */
+
+static void copy_surface(an_buffer *from, an_buffer *to)
+{
+	void *a = an_buffer_map(from), *b = an_buffer_map(to);
+	memcpy(b, a, an_type_bytes(an_buffer_type(from)));
+	an_buffer_unmap(from);
+	an_buffer_unmap(to);
+}
+
+an_status train_dispatch(const dispatch *d)
+{
+	if (!d->program->host)
+		return an_call_run(d->call);
+	for (int i = 0; i < d->inputs; i++)
+		if (d->port[i]->twin)
+			copy_surface(d->port[i]->buffer, d->port[i]->twin);
+	TRY(an_call_run(d->call));
+	for (int i = d->inputs; i < d->ports; i++)
+		if (d->port[i]->twin)
+			copy_surface(d->port[i]->twin, d->port[i]->buffer);
+	return AN_OK;
+}
+
 /* ---- Entries ----------------------------------------------------------------------- */
 
 /* Runs one entry and times it; *nats is set by the loss. */
@@ -175,7 +199,8 @@ static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats
 	an_status s = AN_OK;
 	switch (e->host) {
 	case AN_HOST_NONE:
-		s = an_call_run(a->call);
+	case AN_HOST_PROGRAM:
+		s = train_dispatch(a->dispatch);
 		if (t->counting)
 			counts_take(t, i);
 		break;
@@ -323,7 +348,8 @@ an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, dou
 		data_eval_batch(from, count, t->o.batch, t->o.tokens, first, t->input, t->target, t->window);
 		embed(t);
 		for (int i = 0; i < t->nsegments; i++)
-			TRY(an_call_run(t->segments[i].evaluate));
+			for (int j = 0; j < t->segments[i].kind->evaluate.n; j++)
+				TRY(train_dispatch(t->segments[i].evaluate[j]));
 		*nats += cross_entropy(t, 0);
 	}
 	return AN_OK;

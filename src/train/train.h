@@ -1,6 +1,6 @@
 /* The trainer's inside: programs, surfaces, the plan and what executes it.
  *
- *   programs.c    segments' functions: differentiate, take the weight gradients out, compile
+ *   programs.c    segments' functions: join, differentiate, cut, take the weight gradients out, compile
  *   plan.c        surfaces, and the list of entries with what each needs to run
  *   step.c        runs entries: a micro-batch, an update, an evaluation
  *   options.c     defaults and checks
@@ -27,44 +27,67 @@ typedef struct surface {
 	an_type type;
 	an_buffer *buffer; /* NULL until plan_allocate */
 	bool marked;       /* counts.c */
+	an_buffer *twin;   /* the host's copy, where its programs read or write what is on another device */
+	bool host;         /* they do */
 	struct surface *next;
 } surface;
 
-/* One function on the device. */
+/* One function on the device, or on the software device that stands for the host. */
 typedef struct program {
-	an_function *f;
+	const char *name; /* of its stage; NULL: it is the only one */
+	bool host;
+	an_function *f; /* NULL: nothing is left to run, all it had were contractions */
 	an_executable *exe;
-	int64_t flops, bytes; /* bytes of its inputs and outputs */
+	int64_t flops;
+	an_contraction *contraction; /* weight gradients for the host, of what it returns and reads */
+	int ncontractions;
 } program;
+
+/* Programs that run one after the other. */
+typedef struct chain {
+	program *at;
+	int n;
+} chain;
 
 /* Segments with the same function share these. */
 typedef struct kind {
-	const char *function; /* "layer" */
-	program evaluate, forward, backward;
-	an_contraction *contraction; /* weight gradients that the host computes */
-	int ncontractions;
-	surface **shared; /* outputs of the backward but d_x: read by the host before the next segment's */
+	const char *function;   /* "layer", "layer_4" */
+	an_function *f;         /* from x and parameters to its output, whole */
+	an_function *forward_f; /* and with the residuals */
+	chain evaluate, forward, backward;
+	surface **shared; /* what programs return for those that follow at once, and for the host */
 	int nshared;
 } kind;
 
+/* Layers in one program, or the head. */
 typedef struct segment {
-	const an_segment *is;
+	an_segment is;
+	const char **label; /* by parameter, for entries: "layers.3.wq" */
 	kind *kind;
 	surface *x, *out;     /* activations */
 	surface *d_out, *d_x; /* cotangents; the head's d_out is its logits, in place */
-	surface **residual;   /* NULL where an output is no residual; by output of the forward */
-	an_call *evaluate;
+	surface **residual;   /* by output of forward_f, the first is NULL */
+	struct dispatch **evaluate;
 } segment;
+
+/* A program with the surfaces of a segment. */
+typedef struct dispatch {
+	const program *program;
+	const segment *segment;
+	an_executable *exe; /* the program's, or one of its own */
+	an_call *call;
+	surface **port; /* programs of the host: inputs, then outputs of exe */
+	int inputs, ports;
+	struct dispatch *next;
+} dispatch;
 
 /* What an entry of the plan needs to run. */
 typedef struct action {
-	int segment;
-	const program *program; /* device entries */
-	an_call *call;
-	int param;        /* gradients: whose; updates: index into `order` of the first */
-	int nparams;      /* updates */
-	surface *x, *y;   /* WEIGHT_GRAD: operands; CAST: x */
-	k_gemm_args gemm; /* WEIGHT_GRAD: one of its batches, without addresses */
+	dispatch *dispatch; /* AN_HOST_NONE, AN_HOST_PROGRAM */
+	int param;          /* gradients: whose; updates: index into `order` of the first */
+	int nparams;        /* updates */
+	surface *x, *y;     /* WEIGHT_GRAD: operands; CAST: x */
+	k_gemm_args gemm;   /* WEIGHT_GRAD: one of its batches, without addresses */
 	int64_t batch, x_offset, y_offset, x_stride, y_stride; /* WEIGHT_GRAD: in elements */
 	const k_gemm_row *row;
 	bool to_device; /* CAST: masters to the device; else an fp16 gradient to fp32 */
@@ -87,6 +110,7 @@ typedef enum train_mode { MODE_TRAIN, MODE_PLAN, MODE_EVALUATE } train_mode;
 struct an_trainer {
 	an_ctx *ctx;
 	an_device *device;
+	an_device *host; /* runs the host's programs; often `device`; NULL: there are none */
 	const an_model *model;
 	an_data data;
 	an_train_options o; /* resolved */
@@ -101,8 +125,9 @@ struct an_trainer {
 	int nkinds;
 	segment *segments;
 	int nsegments;
-	surface *surfaces; /* all */
-	surface **weight;  /* by parameter; NULL: not on the device */
+	surface *surfaces;    /* all */
+	dispatch *dispatches; /* all */
+	surface **weight;     /* by parameter; NULL: not on the device */
 	surface *embedded, *d_embedded, *logits;
 	int *order; /* parameters as updates take them, group by group */
 	int64_t memory;
@@ -141,7 +166,8 @@ an_status train_resolve(an_ctx *ctx, const an_model *m, const an_train_options *
 double train_learning_rate(const an_train_options *o, int64_t k);
 
 /* programs.c */
-an_status train_build_kind(an_trainer *t, kind *k);
+/* The programs of segment `is`, `layers` functions of the model one after the other. */
+an_status train_build_kind(an_trainer *t, kind *k, const an_segment *is, int layers);
 /* Compiles the evaluation programs and binds them, unless that was done. */
 an_status train_build_evaluation(an_trainer *t);
 /* Exact simplifications, then compilation; a copy goes to dump_dir (may be NULL) as <stem>.mil. */
@@ -150,8 +176,9 @@ an_status train_compile(an_device *d, an_function *f, const char *dump_dir, cons
 /* plan.c */
 an_status plan_build(an_trainer *t);
 an_status plan_allocate(an_trainer *t);
-/* A call of a program with the segment's surfaces bound; to be freed even on failure, if not NULL. */
-an_status plan_bind(an_trainer *t, const program *p, const segment *s, an_call **out);
+/* A dispatch of a segment's program; plan_bind makes its call. */
+an_status plan_dispatch(an_trainer *t, const program *p, const segment *s, dispatch **out);
+an_status plan_bind(an_trainer *t, dispatch *d);
 /* The surface that stands for an input or output of the segment's programs; NULL: none. */
 surface *plan_find(const an_trainer *t, const segment *s, const char *name);
 
@@ -161,6 +188,8 @@ an_status train_micro_batch(an_trainer *t, int micro, double *nats);
 an_status train_update(an_trainer *t);
 /* Nats over tokens 1 .. count of `from`. */
 an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats);
+/* Runs one program, on the device or as the host. */
+an_status train_dispatch(const dispatch *d);
 double train_now(void); /* seconds */
 
 /* counts.c */
@@ -168,7 +197,7 @@ an_status counts_allocate(an_trainer *t);
 /* What runs from now on is counted into `recent`, until counts_end. */
 an_status counts_begin(an_trainer *t);
 void counts_end(an_trainer *t);
-void counts_take(an_trainer *t, int entry);                /* after a device entry has run */
+void counts_take(an_trainer *t, int entry);                /* after a program has run */
 void counts_keep(an_trainer *t);                           /* adds `recent` to `counts` */
 an_counts counts_of_entry(const an_trainer *t, int entry); /* recent */
 /* All backward programs, recent. */

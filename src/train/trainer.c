@@ -47,17 +47,20 @@ void an_trainer_free(an_trainer *t)
 	if (!t)
 		return;
 	checkpoint_end(t);
-	for (int i = 0; i < t->nentries; i++)
-		an_call_free(t->actions[i].call);
-	for (int i = 0; i < t->nsegments; i++)
-		an_call_free(t->segments[i].evaluate);
-	for (surface *s = t->surfaces; s; s = s->next)
+	for (dispatch *d = t->dispatches; d; d = d->next)
+		an_call_free(d->call);
+	for (surface *s = t->surfaces; s; s = s->next) {
 		an_buffer_free(s->buffer);
-	for (int i = 0; i < t->nkinds; i++) {
-		an_executable_free(t->kinds[i].evaluate.exe);
-		an_executable_free(t->kinds[i].forward.exe);
-		an_executable_free(t->kinds[i].backward.exe);
+		an_buffer_free(s->twin);
 	}
+	for (int i = 0; i < t->nkinds; i++) {
+		const chain *c[] = {&t->kinds[i].evaluate, &t->kinds[i].forward, &t->kinds[i].backward};
+		for (int j = 0; j < LENGTH(c); j++)
+			for (int k = 0; k < c[j]->n; k++)
+				an_executable_free(c[j]->at[k].exe);
+	}
+	if (t->host != t->device)
+		an_device_close(t->host);
 	an_program_free(t->program);
 	if (t->mode != MODE_EVALUATE)
 		mem_free_tensor(t->ctx, t->weights, t->block_bytes);

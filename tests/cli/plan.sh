@@ -27,4 +27,18 @@ expect 0 '' "$anneal" plan --preset layer768
 has out '^One update: 512 tokens'
 expect 0 '' "$anneal" plan --preset nano --batch 2 --tokens 32
 has out '^One update: 64 tokens'
+
+# a layer as it was published: six programs, and the host between them
+expect 0 '' "$anneal" plan --preset layer768 --vocab 1000 --split six --json
+cp out plan.json
+same 'programs of the layer' 6 "$(entries | grep layers | awk -F'\t' '$2 == "device"' | wc -l)"
+same 'FLOPs of the scores, computed again' $((once + 2 * 12 * S * S * 64)) "$(value flops)"
+same 'surfaces in' $((25 << 20)) "$(perl -ne '$n += $1 if /layers.*"device".*"in": (\d+)/; END { print $n }' plan.json)"
+perl -e 'eval { require JSON::PP } or exit; local $/; JSON::PP::decode_json(<STDIN>)' < plan.json || bad 'not JSON'
+expect 0 '' "$anneal" plan --preset tiny --layers-per-program 3
+has out '^layers.0-2 backward'
+has out '^layers.3 backward'
+refused 2 'no split "seven"; there are half, six' "$anneal" plan --split seven
+refused 2 'choose one' "$anneal" plan --split six --layers-per-program 2
+refused 2 'none of host, device' "$anneal" plan --dw gpu
 finish

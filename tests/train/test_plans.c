@@ -1,0 +1,280 @@
+/* The same training cut into programs in different ways: the same bits in the arithmetic that rounds every
+ * operation, and the surfaces and FLOPs that were published for a layer of six programs. */
+#include "support/train_support.h"
+#include "train/train.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#undef fail
+#include <cmocka.h>
+
+/* Five layers: three programs of two and one of one. */
+static const an_llama_config five = {.dim = 24,
+				     .layers = 5,
+				     .heads = 3,
+				     .kv_heads = 1,
+				     .hidden = 40,
+				     .vocab = SMALL_VOCAB,
+				     .seq = 20,
+				     .tied = true};
+
+static const an_train_options base = {.batch = 2,
+				      .tokens = 13,
+				      .accumulate = 2,
+				      .steps = 3,
+				      .lr = 3e-3,
+				      .warmup = 1,
+				      .seed = 1,
+				      .eval_every = -1,
+				      .save_every = -1};
+
+/* What a training gives: gradients of its first update, weights after all, losses. */
+typedef struct result {
+	float *gradients, *weights;
+	double loss[8], valid;
+	int64_t params;
+	int device, host; /* programs of a micro-batch */
+} result;
+
+static float *copy(const float *x, int64_t n)
+{
+	float *y = malloc((size_t)n * sizeof *y);
+	assert_non_null(y);
+	memcpy(y, x, (size_t)n * sizeof *y);
+	return y;
+}
+
+static result train(const an_llama_config *c, const char *numerics, const an_train_options *o)
+{
+	setup s;
+	result r = {0};
+	setup_open(&s, 2, numerics, c);
+	setup_trainer(&s, o, NULL);
+	r.params = an_model_param_block(s.model);
+	for (int i = 0; i < o->steps; i++) {
+		check_ok(s.ctx, an_trainer_step(s.trainer));
+		assert_null(an_trainer_skipped(s.trainer));
+		r.loss[i] = an_trainer_loss(s.trainer);
+		if (i == 0)
+			r.gradients = copy(an_trainer_gradients(s.trainer), r.params);
+	}
+	r.weights = copy(an_trainer_weights(s.trainer), r.params);
+	check_ok(s.ctx, an_trainer_evaluate(s.trainer, 0, &r.valid, NULL));
+	const an_plan_entry *e;
+	int n = an_trainer_plan(s.trainer, &e);
+	for (int i = 0; i < n; i++) {
+		r.device += e[i].host == AN_HOST_NONE;
+		r.host += e[i].host == AN_HOST_PROGRAM;
+	}
+	setup_close(&s);
+	return r;
+}
+
+static void result_free(result *r)
+{
+	free(r->gradients);
+	free(r->weights);
+}
+
+static void same_bits(const char *what, const result *a, const result *b)
+{
+	assert_int_equal(a->params, b->params);
+	for (int64_t i = 0; i < a->params; i++)
+		if (memcmp(&a->gradients[i], &b->gradients[i], sizeof(float)))
+			fail_msg("%s: gradient %lld is %g, not %g", what, (long long)i, b->gradients[i],
+				 a->gradients[i]);
+	assert_memory_equal(a->weights, b->weights, (size_t)a->params * sizeof(float));
+	assert_memory_equal(a->loss, b->loss, sizeof a->loss);
+	assert_true(a->valid == b->valid);
+}
+
+static void layers_in_one_program(void **state)
+{
+	(void)state;
+	result whole = train(&five, "ieee", &base);
+	assert_int_equal(whole.device, 2 * 6);
+	const int expected[] = {0, 0, 2 * 4, 2 * 3, 2 * 3, 2 * 2, 2 * 2};
+	for (int k = 2; k <= 6; k++) {
+		an_train_options o = base;
+		o.layers_per_program = k;
+		result r = train(&five, "ieee", &o);
+		same_bits("layers in one program", &whole, &r);
+		assert_int_equal(r.device, expected[k]);
+		result_free(&r);
+	}
+	result_free(&whole);
+}
+
+static void splits_change_no_bit(void **state)
+{
+	(void)state;
+	result whole = train(NULL, "ieee", &base);
+	an_train_options o = base;
+	o.split = "half";
+	result halves = train(NULL, "ieee", &o);
+	same_bits("half", &whole, &halves);
+	assert_int_equal(halves.device, 2 * (2 * 2 + 1));
+	assert_int_equal(halves.host, 0);
+	o.split = "six";
+	result six = train(NULL, "ieee", &o);
+	same_bits("six", &whole, &six);
+	assert_int_equal(six.device, 2 * 6 + 2);
+	assert_int_equal(six.host, 2 * 4);
+	result_free(&whole);
+	result_free(&halves);
+	result_free(&six);
+}
+
+/* On an engine with arithmetic of its own the host rounds as IEEE says: nearly the same. */
+static void host_beside_a_chip(void **state)
+{
+	(void)state;
+	an_train_options o = base;
+	o.tokens = 20;
+	result whole = train(NULL, "m4", &o);
+	o.split = "half";
+	result halves = train(NULL, "m4", &o);
+	same_bits("half", &whole, &halves);
+	o.split = "six";
+	result six = train(NULL, "m4", &o);
+	/* Ties away from zero instead of to even, in some 8 of the operations behind a gradient: at most an
+	 * ulp of fp16 each, rarely. */
+	double difference = 0, norm = 0;
+	for (int64_t i = 0; i < whole.params; i++) {
+		difference += pow((double)six.gradients[i] - whole.gradients[i], 2);
+		norm += pow(whole.gradients[i], 2);
+	}
+	assert_true(difference > 0);
+	assert_true(sqrt(difference / norm) < 8 * 0x1p-10);
+	for (int i = 0; i < o.steps; i++)
+		assert_true(fabs(six.loss[i] - whole.loss[i]) < 2e-3);
+	result_free(&whole);
+	result_free(&halves);
+	result_free(&six);
+}
+
+/* The device rounds each sum over tokens once more, to fp16: half an ulp, 2^-11 of it, or of subnormals 2^-25
+ * before the loss scale is taken out; 2^-20 for another order of the sum. */
+static void weight_gradients_on_the_device(void **state)
+{
+	(void)state;
+	static const char *const splits[] = {NULL, "half", "six"};
+	an_train_options o = base;
+	o.steps = o.accumulate = 1;
+	o.loss_scale = 64;
+	an_llama_config c = small_config;
+	c.tied = false; /* or the classifier's gradient is part of a sum */
+	result host = train(&c, "ieee", &o), first = {0};
+	o.dw_device = true;
+	for (int i = 0; i < LENGTH(splits); i++) {
+		o.split = splits[i];
+		result r = train(&c, "ieee", &o);
+		for (int64_t j = 0; j < r.params; j++) {
+			double want = host.gradients[j], error = fabs(r.gradients[j] - want);
+			if (!(error <= fabs(want) * (0x1p-11 + 0x1p-20) + 0x1p-25 / 64 + 1e-12))
+				fail_msg("gradient %lld is %g, not %g", (long long)j, r.gradients[j], want);
+		}
+		assert_int_equal(r.loss[0] == host.loss[0], 1);
+		if (i == 0)
+			first = r;
+		else {
+			same_bits(splits[i], &first, &r);
+			result_free(&r);
+		}
+	}
+	result_free(&first);
+	result_free(&host);
+}
+
+static void wrong_plans_are_refused(void **state)
+{
+	(void)state;
+	setup s;
+	an_trainer *t;
+	an_train_options o = base;
+	setup_open(&s, 1, NULL, NULL);
+	o.split = "seven";
+	check_refused(s.ctx, an_trainer_plan_only(s.device, s.model, &o, &t), AN_USAGE, "seven", "half, six",
+		      NULL);
+	o.split = "six";
+	o.layers_per_program = 2;
+	check_refused(s.ctx, an_trainer_plan_only(s.device, s.model, &o, &t), AN_USAGE, "six",
+		      "2 layers per program", NULL);
+	o.split = NULL;
+	o.layers_per_program = -1;
+	check_refused(s.ctx, an_trainer_plan_only(s.device, s.model, &o, &t), AN_USAGE, "layers-per-program",
+		      NULL);
+	setup_close(&s);
+}
+
+/* maderix/ANE f213c8d, training/train_large.m: one layer of dim 768, hidden 2048, 12 heads, 512 tokens;
+ * channels of the one input and the one output surface of each kernel, FLOPs of its matrix products. */
+static void six_programs_as_published(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *kernel, *entry;
+		double gflop;
+		int in, out; /* channels of 512 fp16 values */
+	} published[] = {
+	    {"kFwdAttn", "layers.0 forward attention", 3.221, 768, 4608},
+	    {"kFwdFFN", "layers.0 forward ffn", 4.832, 768, 7680},
+	    {"kFFNBwd", "layers.0 backward ffn", 4.832, 4864, 4864},
+	    {"kSdpaBwd1", "layers.0 backward attention 1", 1.812, 3072, 13056},
+	    {"kSdpaBwd2", "layers.0 backward attention 2", 0.805, 13824, 1536},
+	    {"kQKVb", "layers.0 backward qkv", 1.812, 2304, 768},
+	};
+	an_llama_config c;
+	an_trainer *t;
+	setup s;
+	setup_open(&s, 1, NULL, NULL);
+	check_ok(s.ctx, an_llama_preset(s.ctx, "layer768", &c));
+	c.vocab = 1000;
+	an_model_free(s.model);
+	check_ok(s.ctx, an_llama_new(s.ctx, &c, &s.model));
+	check_ok(s.ctx, an_trainer_plan_only(s.device, s.model, &(an_train_options){.split = "six"}, &t));
+	const an_plan_entry *e;
+	int n = an_trainer_plan(t, &e), found = 0;
+	int64_t flops = 0, in = 0, out = 0, weights = 0, dw = 0;
+	for (int i = 0; i < n; i++) {
+		if (e[i].host == AN_HOST_WEIGHT_GRAD && strstr(e[i].name, "layers.0"))
+			dw += e[i].flops;
+		if (e[i].host != AN_HOST_NONE || !strstr(e[i].name, "layers.0"))
+			continue;
+		assert_true(found < LENGTH(published));
+		assert_string_equal(e[i].name, published[found].entry); /* in this order */
+		assert_true(fabs(1e-9 * (double)e[i].flops - published[found].gflop) < 5e-4);
+		if (e[i].in != published[found].in * 512 * 2 || e[i].out != published[found].out * 512 * 2)
+			fail_msg("%s: %lld in, %lld out", published[found].kernel, (long long)e[i].in / 1024,
+				 (long long)e[i].out / 1024);
+		assert_int_equal(e[i].bytes, e[i].in + e[i].weights + e[i].out);
+		flops += e[i].flops;
+		in += e[i].in;
+		out += e[i].out;
+		weights += e[i].weights;
+		found++;
+	}
+	assert_int_equal(found, 6);
+	assert_true(fabs(1e-9 * (double)flops - 17.314) < 5e-4);
+	assert_int_equal(in, 25 << 20);
+	assert_int_equal(out, (31 << 20) + (3 << 18));
+	/* what the published kernels have as constants: every matrix for the forward and for the backward,
+	 * and both norms' scales for the forward */
+	assert_int_equal(weights, 2 * (2 * 7077888 + 2 * 768));
+	assert_int_equal(dw, 7247757312); /* seven products on the host */
+	an_trainer_free(t);
+	setup_close(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(layers_in_one_program),   cmocka_unit_test(splits_change_no_bit),
+	    cmocka_unit_test(host_beside_a_chip),      cmocka_unit_test(weight_gradients_on_the_device),
+	    cmocka_unit_test(wrong_plans_are_refused), cmocka_unit_test(six_programs_as_published),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
