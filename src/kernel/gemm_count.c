@@ -36,10 +36,9 @@ void k_counts_add(k_counts *to, const k_counts *from)
 	to->largest = MAX(to->largest, from->largest);
 }
 
-static inline float size_at(const k_matrix *x, int64_t at)
+static inline float value_at(const k_matrix *x, int64_t at)
 {
-	return fabsf(x->type == K_F16 ? half_to_float(((const half *)x->data)[at])
-				      : ((const float *)x->data)[at]);
+	return x->type == K_F16 ? half_to_float(((const half *)x->data)[at]) : ((const float *)x->data)[at];
 }
 
 /* Magnitude as the bits of an fp16; of an fp32 only whether it is 0, finite or neither. */
@@ -47,7 +46,7 @@ static inline uint16_t magnitude(const k_matrix *x, int64_t at)
 {
 	if (x->type == K_F16)
 		return ((const half *)x->data)[at] & 0x7fff;
-	const float size = size_at(x, at);
+	const float size = fabsf(((const float *)x->data)[at]);
 	return size == 0 ? 0 : size < INFINITY ? 0x3c00 : 0x7c00;
 }
 
@@ -219,7 +218,51 @@ static int64_t count_vanished(const k_gemm_args *g, zero_output *zero, int nzero
 	return vanished;
 }
 
-static float bias_at(const k_gemm_args *g, int64_t at) { return g->bias.data ? size_at(&g->bias, at) : 0; }
+/* Zeros that are sums of products in double which are not 0: an fp32 or fp16 has lost them. */
+static int64_t count_rounded(const k_gemm_args *g, const zero_output *zero, int nzero, int64_t oa, int64_t ob)
+{
+	int64_t rounded = 0;
+	for (int z = 0; z < nzero; z++) {
+		const int64_t a = oa + zero[z].i * g->a.rs, b = ob + zero[z].j * g->b.cs;
+		double sum = 0;
+		for (int64_t k = 0; k < g->k; k++)
+			sum += (double)value_at(&g->a, a + k * g->a.cs) *
+			       (double)value_at(&g->b, b + k * g->b.rs);
+		rounded += fabs(sum) > 0;
+	}
+	return rounded;
+}
+
+/* The largest finite magnitude of n results with a stride; *special: one is 0 or not finite. */
+static float scan(const k_matrix *c, int64_t at, int64_t stride, int n, bool *special)
+{
+	if (c->type != K_F16) {
+		float largest = 0;
+		for (int j = 0; j < n; j++) {
+			const float size = fabsf(value_at(c, at + j * stride));
+			*special |= !(size > 0 && size < INFINITY);
+			largest = size < INFINITY && size > largest ? size : largest;
+		}
+		return largest;
+	}
+	const half *from = (const half *)c->data + at;
+	int16_t size[TILE], largest = 0, least = 0x7fff, most = 0;
+	for (int j = 0; j < n; j++)
+		size[j] = from[j * stride] & 0x7fff;
+	for (int j = 0; j < n; j++) {
+		const int16_t finite = size[j] < 0x7c00 ? size[j] : 0;
+		largest = MAX(largest, finite);
+		least = MIN(least, size[j]);
+		most = MAX(most, size[j]);
+	}
+	*special |= least == 0 || most >= 0x7c00;
+	return half_to_float((half)largest);
+}
+
+static float bias_at(const k_gemm_args *g, int64_t at)
+{
+	return g->bias.data ? fabsf(value_at(&g->bias, at)) : 0;
+}
 
 static void count_results(void *arg, int64_t item, int worker)
 {
@@ -232,30 +275,36 @@ static void count_results(void *arg, int64_t item, int worker)
 	const int64_t ob = gemm_batch_offset(g, &g->b, batch) + column * g->b.cs;
 	const int64_t oc = gemm_batch_offset(g, &g->c, batch) + row * g->c.rs + column * g->c.cs;
 	const int64_t start = gemm_batch_offset(g, &g->bias, batch) + row * g->bias.rs + column * g->bias.cs;
-	zero_output zero[TILE * TILE];
-	uint8_t infinite[TILE * TILE][2];
-	int nzero = 0, ninfinite = 0;
 	float largest = 0;
+	bool special = false;
 	(void)worker;
-	for (int i = 0; i < m; i++)
-		for (int j = 0; j < n; j++) {
-			const float size = size_at(&g->c, oc + i * g->c.rs + j * g->c.cs);
-			if (size == INFINITY) {
-				infinite[ninfinite][0] = (uint8_t)i;
-				infinite[ninfinite++][1] = (uint8_t)j;
-			} else if (size > largest) {
-				largest = size;
-			} else if (size == 0 && run->fixed) {
-				const float bias = bias_at(g, start + i * g->bias.rs + j * g->bias.cs);
-				if (bias < 0x1p-17f) /* else it contributed */
-					zero[nzero++] =
-					    (zero_output){(uint8_t)i, (uint8_t)j, bias > 0, false};
-			}
-		}
+	for (int i = 0; i < (g->c.rs == 1 ? n : m); i++) {
+		const float x = g->c.rs == 1 ? scan(&g->c, oc + i * g->c.cs, 1, m, &special)
+					     : scan(&g->c, oc + i * g->c.rs, g->c.cs, n, &special);
+		largest = MAX(largest, x);
+	}
 	uint_fast32_t bits = float_bits(largest), seen = atomic_load(&run->largest);
 	while (seen < bits && !atomic_compare_exchange_weak(&run->largest, &seen, bits))
 		;
-	if (nzero == 0 && ninfinite == 0)
+	if (!special)
+		return;
+	zero_output zero[TILE * TILE];
+	uint8_t infinite[TILE * TILE][2];
+	int nzero = 0, ninfinite = 0;
+	for (int i = 0; i < m; i++)
+		for (int j = 0; j < n; j++) {
+			const float size = fabsf(value_at(&g->c, oc + i * g->c.rs + j * g->c.cs));
+			const float bias = bias_at(g, start + i * g->bias.rs + j * g->bias.cs);
+			if (size == INFINITY && bias < INFINITY) {
+				infinite[ninfinite][0] = (uint8_t)i;
+				infinite[ninfinite++][1] = (uint8_t)j;
+			} else if (size == 0 && bias < 0x1p-17f) { /* else it contributed */
+				zero[nzero++] = (zero_output){(uint8_t)i, (uint8_t)j, bias > 0, false};
+			}
+		}
+	if (!run->fixed)
+		atomic_fetch_add(&run->vanished, count_rounded(g, zero, nzero, oa, ob));
+	if (ninfinite == 0 && (nzero == 0 || !run->fixed))
 		return;
 	vectors a = {.largest = {0}}, b = {.largest = {0}};
 	for (int64_t k0 = 0; k0 < g->k; k0 += TILE) {
@@ -264,12 +313,11 @@ static void count_results(void *arg, int64_t item, int worker)
 		load_vectors(&b, &g->b, ob + k0 * g->b.rs, g->b.cs, g->b.rs, n, k);
 	}
 	int64_t overflowed = 0;
-	for (int z = 0; z < ninfinite; z++) {
-		const int i = infinite[z][0], j = infinite[z][1];
-		overflowed += a.largest[i] < 0x7c00 && b.largest[j] < 0x7c00 &&
-			      bias_at(g, start + i * g->bias.rs + j * g->bias.cs) < INFINITY;
-	}
+	for (int z = 0; z < ninfinite; z++)
+		overflowed += MAX(a.largest[infinite[z][0]], b.largest[infinite[z][1]]) < 0x7c00;
 	atomic_fetch_add(&run->overflowed, overflowed);
+	if (!run->fixed)
+		return;
 	for (int z = 0; z < nzero; z++) /* smaller factors lose more */
 		zero[z].decided = b.largest[zero[z].j] < least_partner(a.largest[zero[z].i]);
 	atomic_fetch_add(&run->vanished, count_vanished(g, zero, nzero, oa, ob, m, n, &a, &b));

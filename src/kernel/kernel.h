@@ -50,7 +50,8 @@ typedef struct k_counts {
 	int64_t results;    /* elements written */
 	int64_t overflowed; /* of these, infinite though every operand was finite */
 	int64_t vanished;   /* of these, 0 though the exact result is not known to be 0: a product of operands
-			     * that are not 0, or a sum all of whose terms that are not 0 were lost */
+			     * that are not 0, a sum all of whose terms that are not 0 were lost, or (not
+			     * K_FIXED) a sum in double that is not 0 */
 	float largest;      /* magnitude of a finite result */
 } k_counts;
 void k_counts_add(k_counts *to, const k_counts *from);

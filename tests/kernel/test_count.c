@@ -44,6 +44,7 @@ static k_counts brute_force(const product *q, const half *c, k_precision precisi
 			for (int64_t j = 0; j < q->n; j++) {
 				const half y = c[z * q->m * q->n + (q->turned ? j * q->m + i : i * q->n + j)];
 				bool finite = true, met = false, kept = false;
+				int64_t sum[2] = {0}; /* in units of 2^-48, of 2^0 */
 				if (q->biased) {
 					finite = finite16(q->bias[i]);
 					met = q->bias[i] & 0x7fff;
@@ -56,10 +57,22 @@ static k_counts brute_force(const product *q, const half *c, k_precision precisi
 						continue;
 					met = true;
 					n.products++;
-					if (precision != K_FIXED || contributes(x, w))
+					if (precision != K_FIXED) {
+						double p =
+						    (double)half_to_float(x) * (double)half_to_float(w);
+						if (!isfinite(p))
+							continue;
+						sum[0] += (int64_t)(fmod(p, 1) * 0x1p48);
+						sum[1] += (int64_t)trunc(p);
+					} else if (contributes(x, w))
 						kept = true;
 					else
 						n.lost++;
+				}
+				if (precision != K_FIXED) {
+					kept = false;
+					const int64_t one = INT64_C(1) << 48;
+					met = sum[0] % one || sum[1] + sum[0] / one;
 				}
 				if ((y & 0x7fff) == 0x7c00)
 					n.overflowed += finite;
@@ -116,16 +129,17 @@ static void compare(int64_t m, int64_t n, int64_t k, int64_t batch, int ka, int 
 	g.c = (k_matrix){c, K_F16, q.turned ? 1 : n, q.turned ? m : 1, {m * n}};
 	if (q.biased)
 		g.bias = (k_matrix){q.bias, K_F16, 1, 0, {0}};
-	const k_gemm_row *row = k_gemm_select(&g, isa_detect());
-	void *scratch = malloc(k_gemm_scratch(row, &g, 1));
-	assert_non_null(scratch);
-	k_gemm(NULL, row, &g, scratch);
-	free(scratch);
 	for (int exact = 0; exact < 2; exact++) {
-		g.precision = exact ? K_EXACT : K_FIXED;
-		q.biased &= !exact;
-		if (exact)
+		if (exact) {
+			g.precision = K_EXACT;
 			g.bias.data = NULL;
+			q.biased = false;
+		}
+		const k_gemm_row *row = k_gemm_select(&g, isa_detect());
+		void *scratch = malloc(k_gemm_scratch(row, &g, 1));
+		assert_non_null(scratch);
+		k_gemm(NULL, row, &g, scratch);
+		free(scratch);
 		k_counts want = brute_force(&q, c, g.precision);
 		for (int t = 0; t < CHECK_POOLS; t++) {
 			k_counts got = {.products = 1,
