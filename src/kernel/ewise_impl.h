@@ -498,19 +498,6 @@ static void round16(float *d, int n)
 	widen_f16(d, h, n);
 }
 
-/* EW_AWAY of a result whose first 24 bits are those of x: half of the last of 11 bits is added, what
- * follows is cut off. */
-static inline float away(float x)
-{
-	uint32_t u = float_bits(x), s = u & 0x80000000, m = ((u & 0x7fffffff) + 0x1000) & ~0x1fffu;
-	float y = bits_float(m);
-	float tiny = truncf(pick(y < 0x1p-14f, y, 0.0f) * 0x1p24f + 0.5f) * 0x1p-24f;
-	y = pick(y < 0x1p-14f, tiny, y);
-	y = pick(y >= 65536, INFINITY, y);
-	y = bits_float(float_bits(y) | s);
-	return pick(x != x, x, y);
-}
-
 /* The exact sum cut off after 24 bits: whether fp32's nearest is beyond it says the rounding error (Knuth's
  * TwoSum), which has the other sign then. */
 static inline float sum_toward_zero(float a, float b)
@@ -544,6 +531,8 @@ static void step_away(const ew_instr *x, float *d, const float *a, const float *
 	default: LOOP(give(away(TAKE(a[i]) * TAKE(b[i])), f)); break; /* MUL */
 	}
 }
+
+#include "kernel/table_impl.h"
 
 /* What k_counts calls vanished, by instruction: a result of 0 from finite operands, if ... */
 enum { VANISH_NEVER, VANISH_ALWAYS, VANISH_NONZERO, VANISH_POSITIVE }; /* ... all are not 0, or > 0 */
@@ -620,7 +609,10 @@ static void step(const ew_instr *x, ew_register *reg, int n, k_counts *counts, i
 	if (sum) {
 		step_away(x, d, r[0], r[1], n);
 	} else {
-		step_floats(x, d, r[0], r[1], r[2], n);
+		if (x->table)
+			read_table(x->table, x->imm, d, r[0], n);
+		else
+			step_floats(x, d, r[0], r[1], r[2], n);
 		if (x->round16 == EW_AWAY)
 			LOOP(away(d[i]));
 		else if (x->round16)

@@ -21,6 +21,19 @@ static inline float pick(int c, float a, float b)
 	return bits_float((float_bits(a) & m) | (float_bits(b) & ~m));
 }
 
+/* EW_AWAY of a result whose first 24 bits are those of x: half of the last of 11 bits is added, what
+ * follows is cut off. */
+static inline float away(float x)
+{
+	uint32_t u = float_bits(x), s = u & 0x80000000, m = ((u & 0x7fffffff) + 0x1000) & ~0x1fffu;
+	float y = bits_float(m);
+	float tiny = truncf(pick(y < 0x1p-14f, y, 0.0f) * 0x1p24f + 0.5f) * 0x1p-24f;
+	y = pick(y < 0x1p-14f, tiny, y);
+	y = pick(y >= 65536, INFINITY, y);
+	y = bits_float(float_bits(y) | s);
+	return pick(x != x, x, y);
+}
+
 /* Adding this to |x| < 2^22 leaves no room for a fraction: the sum holds the nearest even integer, as a
  * value above 1.5 2^23 and, which NaN cannot disturb, in its lowest bits. */
 #define ROUNDER 0x1.8p23f
