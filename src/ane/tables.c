@@ -1,19 +1,21 @@
 /* Rows of activation tables, and which chip reads which.
  *
- * Roundings.  With knots rounded to fp16, lines between them in fp32 and one rounding of the result, half
- * away from zero, the greatest errors over all fp16 arguments are 3.355e-3 (sigmoid; published: 3.4e-3),
- * 1.636e-3 (tanh; 1.6e-3), 8.642e-4 (erf, up to 2; 8.6e-4), 6.329e-4 (sin, up to pi/2; 6.3e-4), 1.159
- * ulp (sqrt; 1.2) and 2.084 ulp (rsqrt; 2.1).  Knots of more than fp16's precision miss sigmoid, tanh, erf
- * and sin, results cut off miss all; whether products are rounded before they are added cannot be told.
- *   exp: the factor log2(e) is an fp16 constant and the product is rounded to fp16; that gives 9.08 ulp over
+ * Greatest errors are tests (tests/kernel/test_tables.c).  With knots rounded to fp16, lines between them in
+ * fp32 and one rounding of the result, half away from zero, the greatest errors over all fp16 arguments
+ * are 3.355e-3 (sigmoid; published: 3.4e-3), 1.636e-3 (tanh; 1.6e-3), 8.642e-4 (erf, up to
+ * 2; 8.6e-4), 6.329e-4 (sin, up to pi/2; 6.3e-4), 1.159 ulp (sqrt; 1.2) and 2.084 ulp (rsqrt; 2.1).  Knots of
+ * more than fp16's precision miss sigmoid, tanh, erf and sin, results cut off miss all; whether products are
+ * rounded before they are added cannot be told. exp: the factor log2(e) is an fp16 constant and the product
+ * is rounded to fp16; that gives 9.08 ulp over
  *     [-10, 10] (published: 9.1) and infinity from 11.094 on (published).  With either left out it
  *     stays below 5.7.
- *   log: v + e is rounded to fp16, the factor ln(2) is an fp16 constant as in exp; that gives 6.64e-3 over
- *     [1e-3, 1000] (published: 6.6e-3, without a range).  An exact factor gives 6.57e-3 over all normal
- *     numbers, so this is a choice; -65536 ln(2) = -45440 at 0, measured on M1, fits both.
- *   sqrt, rsqrt: knots of step 1/16 from 0.5 on, although the source says they end at 1.75: fractions reach
- *     2, and only this step gives its errors.
- *   inverse: 1.19 ulp, where the source has 13.5.  No choice of roundings explains that.
+ *   log: v and v + e are rounded to fp16, the factor ln(2) is an fp16 constant as in exp; that gives 6.638e-3
+ *     over [1e-3, 1000] (published, without a range: 6.6e-3, in its raw data 6.638e-3) and, near 1, the
+ *     91 ulp of the raw data, which need the first rounding.  -65536 ln(2) = -45440 at 0 was measured on M1.
+ *   sqrt, rsqrt: the source says that knots end at 1.75, but counts a header of four words among the 33:
+ *     fractions reach 2, and with a step of 1/16 from 0.5 on errors are the published ones.
+ *   inverse: 1.19 ulp, and the published 13.5 ulp with the epsilon of 1e-4 that MIL's inverse has by default,
+ *     an fp16 number whose sum with x is rounded to fp16.
  *   sin and cos beyond the first quarter: nobody has said how arguments are reduced; here without error.
  *
  * Special arguments.  The source has four values before the knots, which fit (below 0, NaN, 0, +infinity) in
@@ -25,8 +27,8 @@
 
 #include <math.h>
 
-#define LOG2_E 0x1.714p0f  /* of fp16 */
-#define LN2    0x1.63p-1f  /* of fp16 */
+#define LOG2_E 0x1.714p0f /* of fp16 */
+#define LN2    0x1.63p-1f /* of fp16 */
 #define M4     (1 << ANE_TABLES_M4)
 
 /* clang-format off */

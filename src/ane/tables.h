@@ -40,7 +40,7 @@ typedef enum ane_shape {
 	ANE_QUARTER,   /* x in quarters of a period, + shift; t = 32 times what is over whole quarters,
 			* backwards in   every other one; the sign changes every second quarter */
 	ANE_POWER,     /* x factor, rounded to fp16; t = 32 times its fraction; y = v 2^(its integer) */
-	ANE_LOGARITHM, /* t = (f - 0.5) scale; y = factor times v + e, rounded to fp16 */
+	ANE_LOGARITHM, /* t = (f - 0.5) scale; v, v + e and that times factor are rounded to fp16 */
 	ANE_ROOT,      /* f if e is even, 2 f and e - 1 if not; t = (f - 0.5) scale; y = v 2^(e shift / 2) */
 	ANE_RECIPROCAL /* t = (f - 0.5) scale; y = v 2^-e with the sign of x */
 } ane_shape;

@@ -153,7 +153,7 @@ typedef struct ew_instr {
 	float imm,
 	    imm2; /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
 	const struct ane_table *table; /* NULL, or where the function of an fp16 value is read (ane/tables.h);
-					* an epsilon is added before, rounded as by EW_AWAY */
+					* an epsilon in fp16 is added before, rounded as by EW_AWAY */
 } ew_instr;
 int ew_reads(const ew_instr *x); /* how many of the registers a, b, c an instruction reads */
 

@@ -68,9 +68,10 @@ static void read_table(const ane_table *k, float epsilon, float *d, const float 
 	const float at_zero = k->at_zero, at_infinity = k->at_infinity;
 	const int shift = k->shift, open = k->open;
 	if (epsilon != 0) {
+		const float e = away(epsilon);
 		INDEPENDENT
 		for (int i = 0; i < n; i++)
-			sum[i] = away(sum_toward_zero(a[i], epsilon));
+			sum[i] = away(sum_toward_zero(a[i], e));
 		a = sum;
 	}
 #define GIVE(y) LOOP(pick(a[i] != a[i], a[i], (y)))
@@ -119,7 +120,7 @@ static void read_table(const ane_table *k, float epsilon, float *d, const float 
 	case ANE_LOGARITHM:
 		PLACES t[i] = fraction_of(a[i]) * 0.5f * scale;
 		interpolate(t, k->knot, n);
-		PLACES t[i] = away(t[i] + (float)exponent_of(a[i])) * factor;
+		PLACES t[i] = away(away(t[i]) + (float)exponent_of(a[i])) * factor;
 		GIVE(pick(a[i] < 0, 0.0f,
 			  pick(a[i] == 0, at_zero, pick(a[i] == INFINITY, at_infinity, t[i]))));
 		break;
