@@ -57,6 +57,24 @@ typedef struct an_numerics_choice_info {
 } an_numerics_choice_info;
 AN_API bool an_numerics_choice(int rule, int i, an_numerics_choice_info *out);
 
+/* A habit of the engine, or of the calls that lead to it, that a device has to meet.  Reports
+ * disagree, so each can be switched (an_device_options.quirks). */
+typedef struct an_quirk {
+	const char *name;     /* "equal_size" */
+	const char *sentence; /* what holds */
+	const char *evidence; /* who saw it, and who did not */
+	enum an_quirk_breach {
+		AN_QUIRK_REFUSES, /* compiling a program that breaks it fails */
+		AN_QUIRK_FAILS,   /* evaluating fails with status 0x1d */
+		AN_QUIRK_WRONG,   /* the data are wrong, silently */
+		AN_QUIRK_LIMIT    /* something comes to an end */
+	} breach;
+	int64_t initial; /* 0: off by default; 1: on; else on with this number */
+} an_quirk;
+
+/* Quirks by index, NULL after the last. */
+AN_API const an_quirk *an_quirk_at(int i);
+
 #ifdef __cplusplus
 }
 #endif

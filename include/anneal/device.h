@@ -16,17 +16,24 @@ typedef struct an_executable an_executable; /* a compiled function; belongs to i
 typedef struct an_buffer an_buffer;
 typedef struct an_call an_call; /* an executable with buffers bound to its names */
 
+/* "ane" is Apple's Neural Engine (on macOS; not run on Apple hardware yet), by the first route that is
+ * there; "ane:objc" is the route through its Objective-C classes. */
 typedef struct an_device_options {
-	const char *name;     /* "soft" (default) */
-	const char *numerics; /* "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists them */
+	const char *name;     /* "soft" (default), "ane", "ane:objc" */
+	const char *numerics; /* soft: "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists
+			       * them; else NULL */
+	const char
+	    *quirks; /* ane: which of the engine's to meet (an_quirk_at): "equal_size=on,min_width=32" */
+	const char
+	    *libraries; /* ane: folder of stand-ins for Apple's libraries (tests); NULL: the system's */
 } an_device_options;
 
 typedef struct an_device_info {
 	const char *name;     /* "soft" */
-	const char *numerics; /* "ieee"; one text for the same choices of a profile */
+	const char *numerics; /* "ieee"; one text for the same choices of a profile; ane: the chip, "m4" */
 	const char *isa;      /* instruction sets in use, "avx2,avx512,..." */
 	int threads;
-	int64_t compiles_left; /* -1: no limit */
+	int64_t compiles_left; /* in this process; -1: no limit */
 	int64_t memory;        /* bytes beside buffers that programs share while they run */
 } an_device_info;
 
@@ -60,9 +67,9 @@ typedef struct an_counts {
 	int64_t lost;       /* of these, those that contributed nothing: cut off, or rounded to 0 */
 	int64_t results;    /* elements computed */
 	int64_t overflowed; /* of these, infinite though every operand was finite */
-	int64_t vanished;   /* of these, 0 though not every exact term was: products of operands that are not 0, and
-			     * sums all of whose terms that are not 0 were lost */
-	double largest;     /* magnitude of a finite result */
+	int64_t vanished; /* of these, 0 though not every exact term was: products of operands that are not 0,
+			   * and sums all of whose terms that are not 0 were lost */
+	double largest;   /* magnitude of a finite result */
 } an_counts;
 
 /* From now on calls of this device count, or do not (as at first).  AN_DEVICE: it cannot. */

@@ -236,7 +236,14 @@ const char *cli_numerics_name(int i)
 
 an_device *cli_open_device(an_ctx *ctx, const cli_device *d, const char *default_numerics)
 {
-	an_device_options opt = {d->device, d->numerics ? d->numerics : default_numerics};
+	/* other devices than "soft" have their own arithmetic */
+	bool soft = !d->device || !strcmp(d->device, "soft");
+	an_device_options opt = {.name = d->device,
+				 .numerics = d->numerics ? d->numerics
+					     : soft      ? default_numerics
+							 : NULL,
+				 .quirks = d->quirks,
+				 .libraries = d->libraries};
 	an_device *device;
 	cli_check_name(ctx, an_device_open(ctx, &opt, &device));
 	return device;

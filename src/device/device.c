@@ -4,7 +4,7 @@
 
 #include "base/half.h"
 
-static const device_ops *const devices[] = {&soft_device_ops};
+static const device_ops *const devices[] = {&soft_device_ops, &apple_device_ops};
 
 /* ---- Devices --------------------------------------------------------------------- */
 
@@ -29,10 +29,11 @@ an_status an_device_open(an_ctx *ctx, const an_device_options *opt, an_device **
 	*out = NULL;
 	const device_ops *ops = NULL;
 	const char *name = opt->name ? opt->name : devices[0]->name;
+	size_t len = strcspn(name, ":");
 	for (int i = 0; i < LENGTH(devices) && !ops; i++)
-		if (!strcmp(name, devices[i]->name))
+		if (strlen(devices[i]->name) == len && !memcmp(name, devices[i]->name, len))
 			ops = devices[i];
-	if (!ops)
+	if (!ops || (name[len] && !ops->routes))
 		return no_such_device(ctx, name);
 	an_device *d = mem_zalloc(ctx, sizeof *d);
 	if (!d)

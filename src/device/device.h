@@ -11,6 +11,7 @@
 
 typedef struct device_ops {
 	const char *name;
+	bool routes; /* may be opened as "name:route"; open() sees to what follows the colon */
 	an_status (*open)(an_device *d, const an_device_options *opt);
 	void (*close)(an_device *d);
 	bool (*supports)(an_device *d, const an_function *f, const mil_op *op, const char **rule);
@@ -87,6 +88,6 @@ void dev_add_counts(an_counts *to, const an_counts *more);
 /* Whether two buffers share memory. */
 bool dev_overlap(const an_buffer *a, const an_buffer *b);
 
-extern const device_ops soft_device_ops;
+extern const device_ops soft_device_ops, apple_device_ops;
 
 #endif

@@ -381,7 +381,7 @@ an_status an_program_read(an_ctx *ctx, const char *path, an_program **out)
 	return s;
 }
 
-an_status an_program_write(const an_program *p, const char *dir, const char *stem)
+static an_status write_program(const an_program *p, const char *dir, const char *stem, bool params)
 {
 	arena scratch;
 	char *text = NULL;
@@ -390,12 +390,12 @@ an_status an_program_write(const an_program *p, const char *dir, const char *ste
 		return fail(p->ctx, AN_USAGE, "\"%s\" cannot be the name of a program's files", stem);
 	arena_init(&scratch, p->ctx);
 	char *mil = arena_printf(&scratch, "%s/%s.mil", dir, stem),
-	     *params = mil ? params_path(&scratch, mil) : NULL;
-	an_status s = params ? dir_make(p->ctx, dir) : fail_memory(p->ctx, 0);
+	     *table = mil ? params_path(&scratch, mil) : NULL;
+	an_status s = table ? dir_make(p->ctx, dir) : fail_memory(p->ctx, 0);
 	if (s == AN_OK)
 		s = write_blobs(p, &scratch, dir);
-	if (s == AN_OK)
-		s = write_params(p, params);
+	if (s == AN_OK && params)
+		s = write_params(p, table);
 	if (s == AN_OK)
 		s = an_program_print(p, &text, &len);
 	if (s == AN_OK) /* last: a program that is there has its files */
@@ -404,4 +404,14 @@ an_status an_program_write(const an_program *p, const char *dir, const char *ste
 		an_text_free(p->ctx, text, len);
 	arena_free(&scratch);
 	return s;
+}
+
+an_status an_program_write(const an_program *p, const char *dir, const char *stem)
+{
+	return write_program(p, dir, stem, true);
+}
+
+an_status program_write_model(const an_program *p, const char *dir)
+{
+	return write_program(p, dir, "model", false);
 }

@@ -1,0 +1,27 @@
+/* The engine's habits as switches; quirks.def has the rows. */
+#ifndef ANE_QUIRKS_H
+#define ANE_QUIRKS_H
+
+#include "anneal/ane.h"
+#include "base/base.h"
+
+enum {
+#define QUIRK(id, ...) QUIRK_##id,
+#include "ane/quirks.def"
+#undef QUIRK
+	QUIRK_COUNT
+};
+
+/* What holds: 0: off; else 1, or the quirk's number. */
+typedef struct ane_quirks {
+	int64_t value[QUIRK_COUNT];
+} ane_quirks;
+
+/* The defaults for a chip (NULL or unknown: a quirk seen anywhere holds), changed by `text`: "name=on",
+ * "name=off" or "name=NUMBER", separated by commas; may be NULL. */
+an_status ane_quirks_set(an_ctx *ctx, const char *chip, const char *text, ane_quirks *out);
+/* The quirk's name, sentence and evidence as they stand in a message:
+ * "quirk min_width: the last axis ... (evidence: ...)". */
+void ane_quirk_text(str *s, int quirk);
+
+#endif
