@@ -75,6 +75,24 @@ typedef struct an_quirk {
 /* Quirks by index, NULL after the last. */
 AN_API const an_quirk *an_quirk_at(int i);
 
+/* ---- Published fingerprints --------------------------------------------------------- */
+
+/* The relative error of a computation on seeded numbers that somebody measured on chips and published:
+ * a test of a software engine's arithmetic that stands for hardware.  check.h computes them. */
+typedef struct an_published {
+	const char *id;     /* of the computation: "gemm-512" */
+	const char *chips;  /* that gave this figure, to the last digit: "m1 m1max m2pro" */
+	const char *figure; /* as printed: "0.00257800397023792" */
+	bool explained;     /* arithmetic is known that reproduces it */
+	const char *evidence;
+} an_published;
+
+/* By index, NULL after the last. */
+AN_API const an_published *an_published_at(int i);
+/* What was published of a chip ("m2max"), or, for a generation's name ("m2", the name of a profile, also with
+ * choices: "m2,reduce=tiled"), of the first of that generation.  NULL: nothing. */
+AN_API const an_published *an_published_find(const char *id, const char *chip);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,7 @@
 #include "anneal/device.h"
 #include "anneal/text.h"
 #include "anneal/io.h"
+#include "anneal/check.h"
 #include "anneal/nn.h"
 #include "anneal/train.h"
 #endif

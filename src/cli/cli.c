@@ -488,6 +488,15 @@ void cli_status_end(void)
 	status_open = false;
 }
 
+void cli_status_clear(void)
+{
+	if (status_open) {
+		fputs("\r\033[K", stderr);
+		fflush(stderr);
+	}
+	status_open = false;
+}
+
 enum { TURNS = 4, TURN_SIZE = 32 };
 
 static char *turn(void)

@@ -21,7 +21,8 @@ typedef struct cli_command {
 } cli_command;
 
 /* ORDER COMMANDS: main.c lists them. */
-extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan, cmd_ops;
+extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan, cmd_compare,
+    cmd_fingerprint, cmd_ops;
 
 /* ---- Options ---------------------------------------------------------------------- */
 
@@ -158,6 +159,8 @@ void cli_json_number(FILE *f, double x);
 void cli_status(bool plain, const char *fmt, ...) AN_PRINTF(2, 3);
 /* Ends a status line that is written in place. */
 void cli_status_end(void);
+/* Erases one instead, before results are printed. */
+void cli_status_clear(void);
 /* "1.25 G", in a static buffer that the next four calls leave alone. */
 const char *cli_quantity(double x);
 /* "3 min 20 s", likewise. */

@@ -4,8 +4,9 @@
 #include <errno.h>
 #include <string.h>
 
-static const cli_command *const commands[] = {&cmd_train, &cmd_generate, &cmd_eval, &cmd_run,
-					      &cmd_lint,  &cmd_grad,     &cmd_plan, &cmd_ops};
+static const cli_command *const commands[] = {&cmd_train,       &cmd_generate, &cmd_eval, &cmd_run,
+					      &cmd_lint,        &cmd_grad,     &cmd_plan, &cmd_compare,
+					      &cmd_fingerprint, &cmd_ops};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void overview(FILE *f)
@@ -14,7 +15,7 @@ static void overview(FILE *f)
 		"Usage: anneal COMMAND [OPTION]... [OPERAND]...\n\n"
 		"Trains neural networks whose every pass is a MIL program, on a software Neural Engine.\n\n");
 	for (int i = 0; i < COMMANDS; i++)
-		fprintf(f, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+		fprintf(f, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
 	fprintf(f, "\n\"anneal COMMAND --help\" explains one; \"anneal --version\" says what is running.\n");
 }
 

@@ -1,5 +1,5 @@
 /* anneal run: execute a MIL program on arrays. */
-#include "cli/cli.h"
+#include "cli/arrays.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,94 +19,6 @@ const cli_command cmd_run = {
     .example = "anneal run examples/layer.mil --random 1",
     .run = run,
 };
-
-/* "name=file", one for each --in or --out. */
-typedef struct binding {
-	char *name;
-	const char *path;
-	bool used;
-} binding;
-
-static binding *bindings(const char *option, const cli_list *list)
-{
-	binding *b = cli_alloc((size_t)list->n + 1, sizeof *b);
-	for (int i = 0; i < list->n; i++) {
-		const char *equals = strchr(list->item[i], '=');
-		if (!equals || equals == list->item[i] || !equals[1])
-			cli_usage("--%s: expected NAME=FILE.npy, found \"%s\"", option, list->item[i]);
-		b[i].name = cli_format("%.*s", (int)(equals - list->item[i]), list->item[i]);
-		b[i].path = equals + 1;
-		for (int j = 0; j < i; j++)
-			if (strcmp(b[i].name, b[j].name) == 0)
-				cli_usage("--%s: \"%s\" is given twice", option, b[i].name);
-	}
-	return b;
-}
-
-static void free_bindings(binding *b, cli_list *list)
-{
-	for (int i = 0; i < list->n; i++)
-		free(b[i].name);
-	free(b);
-	free(list->item);
-}
-
-static binding *find(binding *b, int n, const char *name)
-{
-	for (int i = 0; i < n; i++) {
-		if (strcmp(b[i].name, name) == 0) {
-			b[i].used = true;
-			return &b[i];
-		}
-	}
-	return NULL;
-}
-
-static void all_used(const binding *b, int n, const char *what)
-{
-	for (int i = 0; i < n; i++)
-		if (!b[i].used)
-			cli_fail("the function has no %s \"%s\"", what, b[i].name);
-}
-
-static void fill_from_file(an_ctx *ctx, an_buffer *buffer, const char *name, const char *path)
-{
-	an_type have;
-	void *data;
-	cli_check(ctx, an_npy_read(ctx, path, &have, &data));
-	const an_type *want = an_buffer_type(buffer);
-	an_type same = have; /* but for the element type */
-	same.dtype = want->dtype;
-	if (!an_type_equal(&same, want)) {
-		char a[128], b[128];
-		cli_fail("%s: the file has %s, input \"%s\" is %s", path, an_type_text(&have, a, sizeof a),
-			 name, an_type_text(want, b, sizeof b));
-	}
-	void *to = an_buffer_map(buffer);
-	if (have.dtype == want->dtype)
-		memcpy(to, data, an_type_bytes(want));
-	else
-		for (int64_t i = 0; i < an_type_count(want); i++)
-			an_set_element((an_dtype)want->dtype, to, i,
-				       an_element((an_dtype)have.dtype, data, i));
-	an_buffer_unmap(buffer);
-	an_npy_free(ctx, &have, data);
-}
-
-/* Uniform in [-1, 1), for bool and integers 0 or 1: a 64-bit linear congruential generator (Knuth's
- * MMIX constants), top bits. */
-static void fill_randomly(an_buffer *buffer, uint64_t *state)
-{
-	const an_type *t = an_buffer_type(buffer);
-	bool real = t->dtype == AN_FP16 || t->dtype == AN_FP32 || t->dtype == AN_BF16;
-	void *to = an_buffer_map(buffer);
-	for (int64_t i = 0; i < an_type_count(t); i++) {
-		*state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-		double u = (double)(*state >> 11) * 0x1p-53;
-		an_set_element((an_dtype)t->dtype, to, i, real ? 2 * u - 1 : floor(2 * u));
-	}
-	an_buffer_unmap(buffer);
-}
 
 static void describe(an_buffer *buffer, const char *name, bool json)
 {
@@ -160,23 +72,10 @@ static void describe(an_buffer *buffer, const char *name, bool json)
 
 /* What the user said about inputs and outputs. */
 typedef struct request {
-	binding *in, *out;
-	int nin, nout;
-	bool random, json;
-	uint64_t seed;
+	cli_inputs in;
+	cli_bindings out;
+	bool json;
 } request;
-
-static void bind_input(an_ctx *ctx, an_call *call, an_buffer *b, const char *name, request *r)
-{
-	binding *given = find(r->in, r->nin, name);
-	if (given)
-		fill_from_file(ctx, b, name, given->path);
-	else if (r->random)
-		fill_randomly(b, &r->seed);
-	else
-		cli_fail("input \"%s\" is missing: give --in %s=FILE.npy or --random SEED", name, name);
-	cli_check(ctx, an_call_bind(call, name, b));
-}
 
 static void execute(an_ctx *ctx, an_device *device, an_executable *e, request *r)
 {
@@ -187,9 +86,11 @@ static void execute(an_ctx *ctx, an_device *device, an_executable *e, request *r
 	cli_check(ctx, an_call_new(e, &call));
 	for (int i = 0; (name = an_executable_input(e, i, &t)); i++) {
 		cli_check(ctx, an_buffer_new(device, &t, &b));
-		bind_input(ctx, call, b, name, r);
+		cli_input_fill(ctx, &r->in, name, &t, an_buffer_map(b));
+		an_buffer_unmap(b);
+		cli_check(ctx, an_call_bind(call, name, b));
 	}
-	all_used(r->in, r->nin, "input");
+	cli_bindings_used(&r->in.given, "input");
 	int n = 0;
 	while (an_executable_output(e, n, NULL))
 		n++;
@@ -198,27 +99,27 @@ static void execute(an_ctx *ctx, an_device *device, an_executable *e, request *r
 		name = an_executable_output(e, i, &t);
 		cli_check(ctx, an_buffer_new(device, &t, &result[i]));
 		cli_check(ctx, an_call_bind(call, name, result[i]));
-		find(r->out, r->nout, name);
+		cli_binding_find(&r->out, name);
 	}
-	all_used(r->out, r->nout, "output"); /* before anything runs */
+	cli_bindings_used(&r->out, "output"); /* before anything runs */
 
 	cli_check(ctx, an_call_run(call));
 	const char *separator = "{\"outputs\": [\n  ";
 	for (int i = 0; i < n; i++) {
 		name = an_executable_output(e, i, NULL);
-		binding *file = find(r->out, r->nout, name);
+		const cli_binding *file = cli_binding_find(&r->out, name);
 		if (file) {
 			void *data = an_buffer_map(result[i]);
 			cli_check(ctx, an_npy_write(ctx, file->path, an_buffer_type(result[i]), data));
 			an_buffer_unmap(result[i]);
-		} else if (r->nout == 0) {
+		} else if (r->out.n == 0) {
 			fputs(r->json ? separator : "", stdout);
 			describe(result[i], name, r->json);
 			separator = ",\n  ";
 		}
 	}
 	if (r->json)
-		printf("%s]", r->nout ? "{\"outputs\": [" : "");
+		printf("%s]", r->out.n ? "{\"outputs\": [" : "");
 	free(result);
 }
 
@@ -275,33 +176,28 @@ static void explain(an_ctx *ctx, const an_executable *e)
 static int run(int argc, char **argv)
 {
 	cli_device d = {0};
-	cli_list in = {0}, out = {0};
-	const char *name = NULL, *seed = NULL;
-	bool explained = false, stats = false, json = false;
+	request r = {0};
+	cli_list out = {0};
+	const char *name = NULL;
+	bool explained = false, stats = false;
 	/* clang-format off */
 	const cli_option rows[] = {
-		{"in", "NAME=FILE.npy", "an input", .list = &in},
+		CLI_INPUT_OPTIONS(r.in),
 		{"out", "NAME=FILE.npy", "where to write an output", .list = &out},
-		{"random", "SEED", "fill inputs that are not given with numbers in [-1, 1)", .text = &seed},
 		{"function", "NAME", "which function of the program (default: the first)", .text = &name},
 		{"explain", NULL, "print what the program is compiled to, and run nothing", .flag = &explained},
 		{"stats", NULL, "print what every operation's arithmetic lost", .flag = &stats},
-		{"json", NULL, "print a JSON object", .flag = &json},
+		{"json", NULL, "print a JSON object", .flag = &r.json},
 		CLI_DEVICE_OPTIONS(d, "ieee"),
 	};
 	/* clang-format on */
 	int first = CLI_PARSE(&cmd_run, rows, argc, argv);
-	if (explained && (stats || json))
+	if (explained && (stats || r.json))
 		cli_usage("--explain runs nothing: --stats and --json do not go with it");
 	if (argc - first != 1)
 		cli_usage("expected one program, found %d operands", argc - first);
-	request r = {bindings("in", &in), bindings("out", &out), in.n, out.n, seed != NULL, json, 0};
-	if (seed) {
-		char *end;
-		r.seed = strtoull(seed, &end, 10);
-		if (*end || end == seed)
-			cli_usage("--random: expected a seed, found \"%s\"", seed);
-	}
+	r.out = cli_bind("out", &out);
+	cli_inputs_open(&r.in);
 
 	an_ctx *ctx = cli_open_ctx(&d);
 	an_device *device = cli_open_device(ctx, &d, "ieee");
@@ -318,14 +214,15 @@ static int run(int argc, char **argv)
 		cli_check(ctx, an_device_count(device, stats));
 		execute(ctx, device, e, &r);
 		if (stats)
-			print_stats(ctx, e, f, json);
-		fputs(json ? "}\n" : "", stdout);
+			print_stats(ctx, e, f, r.json);
+		fputs(r.json ? "}\n" : "", stdout);
 	}
 
 	an_device_close(device); /* and everything on it */
 	an_program_free(p);
 	an_ctx_close(ctx);
-	free_bindings(r.in, &in);
-	free_bindings(r.out, &out);
+	cli_inputs_close(&r.in);
+	cli_bindings_free(&r.out);
+	free(out.item);
 	return 0;
 }

@@ -1,4 +1,6 @@
-#include "support/kernel_numpy.h"
+#include "check/numpy.h"
+
+#include "check/ziggurat.h"
 
 #include <math.h>
 
@@ -52,34 +54,10 @@ static uint64_t bits(numpy_rng *g)
 }
 static double uniform(numpy_rng *g) { return (double)(bits(g) >> 11) * 0x1p-53; }
 
-/* ---- Ziggurat --------------------------------------------------------------------- */
-
-#define TAIL 3.6541528853610087963519472518L /* where the lowest layer becomes the tail */
-
-/* Layers of one area each, from the lowest up: what is left of x[i - 1] lies under the curve in all of layer
- * i. */
-static void make_layers(numpy_rng *g)
-{
-	const long double one = 0x1p52L, f = expl(-TAIL * TAIL / 2);
-	const long double area = TAIL * f + sqrtl(2 * atanl(1)) * erfcl(TAIL / sqrtl(2));
-	long double x = TAIL;
-	g->width[0] = (double)(area / f / one);
-	g->inside[0] = (uint64_t)(TAIL * f / area * one);
-	g->height[0] = 1;
-	for (int i = 255; i > 0; i--) {
-		long double next = i > 1 ? sqrtl(-2 * logl(area / x + expl(-x * x / 2))) : 0;
-		g->width[i] = (double)(x / one);
-		g->height[i] = (double)expl(-x * x / 2);
-		g->inside[i] = (uint64_t)(next / x * one);
-		x = next;
-	}
-}
-
 void numpy_seed(numpy_rng *g, uint32_t seed)
 {
 	uint64_t w[4];
 	seed_words(seed, w);
-	make_layers(g);
 	wide start = (wide)w[0] << 64 | w[1], stream = (wide)w[2] << 64 | w[3];
 	split(g->inc, stream << 1 | 1);
 	split(g->state, 0);
@@ -88,24 +66,25 @@ void numpy_seed(numpy_rng *g, uint32_t seed)
 	bits(g);
 }
 
+/* ---- Ziggurat --------------------------------------------------------------------- */
+
 double numpy_normal(numpy_rng *g)
 {
 	for (;;) {
 		uint64_t r = bits(g), layer = r & 255, size = r >> 9 & ((UINT64_C(1) << 52) - 1);
-		double x = (double)size * g->width[layer];
+		double x = (double)size * ziggurat[layer].width, f = ziggurat[layer].height;
 		x = r >> 8 & 1 ? -x : x;
-		if (size < g->inside[layer])
+		if (size < ziggurat[layer].inside)
 			return x;
 		if (layer > 0) {
-			if ((g->height[layer - 1] - g->height[layer]) * uniform(g) + g->height[layer] <
-			    exp(-0.5 * x * x))
+			if ((ziggurat[layer - 1].height - f) * uniform(g) + f < exp(-0.5 * x * x))
 				return x;
 			continue;
 		}
 		for (;;) {
-			double a = -log1p(-uniform(g)) / (double)TAIL, b = -log1p(-uniform(g));
+			double a = -1 / ZIGGURAT_TAIL * log1p(-uniform(g)), b = -log1p(-uniform(g));
 			if (b + b > a * a)
-				return size >> 8 & 1 ? -((double)TAIL + a) : (double)TAIL + a;
+				return size >> 8 & 1 ? -(ZIGGURAT_TAIL + a) : ZIGGURAT_TAIL + a;
 		}
 	}
 }

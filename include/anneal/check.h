@@ -1,0 +1,112 @@
+/* Whether a device computes what it should: fingerprints that were published of chips, and the comparison of
+ * two devices on any program. */
+#ifndef ANNEAL_CHECK_H
+#define ANNEAL_CHECK_H
+
+#include "anneal/ane.h"
+#include "anneal/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Fingerprints ------------------------------------------------------------------ */
+
+/* A computation on seeded numbers whose relative error was published: |output - reference| / |reference| (L2
+ * norms, in double precision), where the reference computes from the numbers before they were rounded to
+ * fp16. */
+typedef struct an_recipe {
+	const char *id;   /* "gemm-512": an_published_find() has the figures */
+	const char *text; /* in a sentence */
+	double slack;     /* relative: how far the order of the reference's sums may move the figure */
+} an_recipe;
+
+/* Recipes by index, NULL after the last; by id, -1 if there is none. */
+AN_API const an_recipe *an_recipe_at(int i);
+AN_API int an_recipe_find(const char *id);
+
+/* A recipe with its numbers drawn, its program built and its reference computed. */
+typedef struct an_fingerprint an_fingerprint;
+AN_API an_status an_fingerprint_new(an_ctx *ctx, int index, an_fingerprint **out);
+AN_API void an_fingerprint_free(an_fingerprint *f);
+/* The program: one function of fp16.  Belongs to the fingerprint. */
+AN_API an_program *an_fingerprint_program(const an_fingerprint *f);
+/* Runs it on a device of the same context: the relative error. */
+AN_API an_status an_fingerprint_measure(an_fingerprint *f, an_device *d, double *error);
+
+typedef enum an_verdict {
+	AN_EQUAL,       /* as published, in all digits that the recipe determines */
+	AN_DIFFERS,     /* though arithmetic is known that gives the published figure */
+	AN_UNEXPLAINED, /* differs, and no arithmetic is known that does not */
+	AN_UNPUBLISHED  /* there is no figure (p is NULL) */
+} an_verdict;
+AN_API an_verdict an_fingerprint_verdict(const an_recipe *r, const an_published *p, double measured);
+
+/* ---- Two arrays --------------------------------------------------------------------- */
+
+/* Bins of distances in units in the last place: 0, 1, 2, 3-4, 5-8, ..., 513-1024, more. */
+#define AN_ULP_BINS 13
+
+/* How b differs from a.  Distances count the numbers of the type between two (integers: the difference);
+ * infinity follows the largest number. */
+typedef struct an_difference {
+	int64_t count;            /* elements */
+	int64_t equal;            /* same bits, or both NaN */
+	int64_t nan;              /* NaN on one side only */
+	int64_t infinite;         /* infinite on one side only, or infinities of opposite sign */
+	int64_t sign;             /* zeros of opposite sign; their distance is 0 */
+	int64_t ulp[AN_ULP_BINS]; /* the others and the equal ones, by distance */
+	uint64_t largest_ulp;     /* of those */
+	double largest;           /* |a - b| / max(|a|, |b|) of finite elements */
+	double rms;    /* sqrt(sum (a - b)^2 / sum a^2) over finite elements; infinite: a is 0 there */
+	int64_t where; /* first element that is not equal; -1: none */
+} an_difference;
+/* Compares n elements of one type. */
+AN_API void an_diff(an_dtype t, const void *a, const void *b, int64_t n, an_difference *out);
+/* Smallest and largest distance that bin i counts. */
+AN_API void an_ulp_bin(int i, uint64_t *low, uint64_t *high);
+
+/* ---- Two devices -------------------------------------------------------------------- */
+
+typedef struct an_compared {
+	const char *name; /* of the value */
+	const char *op;   /* MIL name of the operation whose result it is */
+	int index;        /* of the operation in its function */
+	int line;         /* in the source text; 0: none */
+	an_type type;
+	an_difference all; /* each device computed everything from the inputs */
+	an_difference own; /* both computed this operation from the values that device a has */
+} an_compared;
+
+typedef struct an_compare_options {
+	bool outputs_only; /* do not look for where differences come from */
+	int64_t memory;    /* bytes of values held at a time; 0: 256 MiB.  The more, the fewer programs are
+			    * compiled. */
+	void (*progress)(void *user, int done, int total); /* operations; may be NULL */
+	void *user;
+} an_compare_options;
+
+/* Names live as long as the program. */
+typedef struct an_comparison {
+	an_compared *outputs; /* in the function's order; `own` is zero */
+	int noutputs;
+	an_compared *values; /* results of operations that outputs depend on, in order of execution; none with
+			      * outputs_only */
+	int nvalues;
+	int first;      /* value: the first that differs; all before it are equal.  -1: none does */
+	int worst;      /* value: where `own` is largest (NaN and infinities first, then rms).  -1: none */
+	bool disturbed; /* values were not those of the undisturbed run on one of the devices, which rounds
+			 * differently (or not at all) what is not an output */
+} an_comparison;
+
+/* Runs a function on two devices of its program's context with the same inputs (one array for each, in the
+ * function's order, row-major) and compares outputs and, with values made outputs by copies of the function,
+ * operations.  `opt` may be NULL. */
+AN_API an_status an_compare(an_device *a, an_device *b, an_function *f, const void *const *inputs,
+			    const an_compare_options *opt, an_comparison **out);
+AN_API void an_comparison_free(an_ctx *ctx, an_comparison *c);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
