@@ -62,8 +62,8 @@ typedef struct an_train_options {
 	 * it: the initial value, rounded down to a power of two.  Default 4 * tokens of an update.  It is
 	 * halved when a gradient is not finite (that update is skipped), and doubled after 500 updates
 	 * without, up to 256 times the initial value.  Where the device's contractions are in fixed point
-	 * (numerics of chips), it is doubled instead while many of the backward's products are lost and none
-	 * of its results comes near 2^15: the first 32 updates and then every 16th are counted for that. */
+	 * (numerics of chips), it grows instead while many of the backward's products are lost and none of
+	 * its results comes near 2^15: the first 4 updates and then every 16th are counted for that. */
 	double loss_scale;
 	/* A gradient that is exactly zero because the arithmetic lost it ends the training with AN_NUMERIC:
 	 * see an_trainer_counts.  true: it is logged as a warning, once for each time it becomes zero. */

@@ -90,7 +90,7 @@ static void add_counts(str *s, const an_trainer *t)
 {
 	const char *separator = ", \"counts\": {";
 	for (int i = 0; i < t->nentries; i++) {
-		if (t->entries[i].host != AN_HOST_NONE)
+		if (!t->actions[i].dispatch)
 			continue;
 		an_counts c = counts_of_entry(t, i);
 		str_addf(s,

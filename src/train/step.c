@@ -10,16 +10,17 @@
 #define GROW_AFTER 500
 #define GROW_MOST  0x1p8
 /* Where contractions are in fixed point, products below 2^-17 are lost and sums from 2^15 on are infinite.
- * There the scale doubles while more than this share of the backward's products is lost and its largest
+ * There the scale grows while more than this share of the backward's products is lost and its largest
  * result is this far from the limit, which leaves room for sums that were larger on the way and for updates
- * that are not looked at: all but the first, and one in so many after them. */
+ * that are not looked at: all but the first few, and one in so many. */
 #define SHARE_HIGH      0x1p-6
 #define FIXED_LIMIT     0x1p15
 #define SCALE_ROOM      16
-#define CALM            100
-#define SAMPLE_FIRST    32
+#define SAMPLE_FIRST    4
 #define SAMPLE_EVERY    16
 #define GROW_MOST_FIXED 0x1p20
+/* Once an update has overflowed, the scale grows only after so many without, and by 2. */
+#define CALM 100
 /* Below this no gradient of a loss that is finite overflows. */
 #define SCALE_LEAST 0x1p-20
 /* AdamW's epsilon is at least this: gradients of 0, of tokens that the text does not have, must not make
@@ -258,13 +259,17 @@ static bool for_user(const an_trainer *t)
 	return t->o.count_every > 0 && t->state.step % t->o.count_every == 0;
 }
 
-/* Whether twice the scale would keep products without coming near the limit of a contraction.  Until an
- * update overflows, the scale may rise with every look. */
-static bool asks_for_more(const train_state *s, const an_counts *backward)
+/* What the loss scale should be multiplied by where products can be lost: a power of two. */
+static double growth(const train_state *s, const an_counts *backward)
 {
-	bool calm = s->applied == s->step || s->good >= CALM;
-	return calm && backward->overflowed == 0 && backward->largest * SCALE_ROOM <= FIXED_LIMIT &&
-	       (double)backward->lost > SHARE_HIGH * (double)backward->products;
+	bool never = s->applied == s->step; /* has an update been skipped */
+	if (backward->overflowed || (double)backward->lost <= SHARE_HIGH * (double)backward->products ||
+	    !(never || s->good >= CALM))
+		return 1;
+	double factor = 1;
+	while (2 * factor * backward->largest * SCALE_ROOM <= FIXED_LIMIT && factor < (never ? 0x1p20 : 2))
+		factor *= 2;
+	return factor;
 }
 
 /* The scale that the update used overflowed, or did not. */
@@ -282,10 +287,11 @@ static an_status adapt_scale(an_trainer *t, const an_counts *backward)
 		return AN_OK;
 	}
 	s->good++;
-	if (t->fixed ? backward && asks_for_more(s, backward) : s->good >= GROW_AFTER) {
+	double factor = t->fixed ? backward ? growth(s, backward) : 1 : s->good >= GROW_AFTER ? 2 : 1;
+	if (factor > 1) {
 		s->good = 0;
 		s->loss_scale =
-		    MIN(2 * s->loss_scale, t->o.loss_scale * (t->fixed ? GROW_MOST_FIXED : GROW_MOST));
+		    MIN(factor * s->loss_scale, t->o.loss_scale * (t->fixed ? GROW_MOST_FIXED : GROW_MOST));
 	}
 	return AN_OK;
 }
