@@ -34,6 +34,29 @@ cmp -s out first || bad 'random inputs differ between runs'
 expect 0 '' "$anneal" run p.mil --random 6
 cmp -s out first && bad 'the seed does not matter'
 
+# What a chip's arithmetic loses: 2^-9 * 2^-8 is below the cut-off, 2^-8 * 2^-8 is not
+cat > lost.mil <<'MIL'
+program(1.3)
+{
+    func main<ios18>(tensor<fp16, [1, 2]> a, tensor<fp16, [2, 1]> b) {
+            bool no = const()[name = string("no"), val = bool(false)];
+            tensor<fp16, [1, 1]> y = matmul(transpose_x = no, transpose_y = no, x = a, y = b)[name = string("y")];
+        } -> (y);
+}
+MIL
+npy la.npy f4 '1, 2' 0.001953125 0.00390625
+npy lb.npy f4 '2, 1' 0.00390625 0.00390625
+expect 0 '' "$anneal" run lost.mil --in a=la.npy --in b=lb.npy --stats --numerics m4
+has out '^operation +products +lost +share'
+has out '^matmul y +2 +1 +50.000%'
+has out '^total +2 +1 +50.000%'
+expect 0 '' "$anneal" run lost.mil --in a=la.npy --in b=lb.npy --stats --json --numerics m4
+has out '"op": "matmul", "name": "y", "products": 2, "lost": 1, "results": 1, "vanished": 0, "overflowed": 0'
+perl -e 'eval { require JSON::PP } or exit; local $/; JSON::PP::decode_json(<STDIN>)' < out || bad 'run --json is not JSON'
+expect 0 '' "$anneal" run lost.mil --in a=la.npy --in b=lb.npy --stats --numerics ieee
+has out '^matmul y +2 +- +0.000%'
+refused 2 'explain runs nothing' "$anneal" run lost.mil --explain --stats
+
 refused 1 'input "z" is missing' "$anneal" run p.mil --in x=x.npy
 refused 1 'no input "q"' "$anneal" run p.mil --in q=x.npy --random 1
 refused 1 'no output "q"' "$anneal" run p.mil --out q=q.npy --random 1

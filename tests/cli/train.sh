@@ -56,4 +56,14 @@ expect 0 '3 bytes.*not valid UTF-8' "$anneal" train latin.txt --out l --preset n
 expect 0 '' "$anneal" train text.txt --out none --preset nano --vocab 300 --steps 1 --batch 1 --clip 0 --decay 0 --json
 has none/step-1/trainer_state.json '"clip": "-1"'
 has none/step-1/trainer_state.json '"decay": "0"'
+
+# What the arithmetic loses: a table, an event, the metrics; a gradient that is lost is an error
+expect 0 '' "$anneal" train text.txt --out stats --preset nano --vocab 300 --steps 3 --batch 2 --numerics m4 --json --stats --stats-every 2
+has out '"event": "stats", "counted_updates": 2, "programs": .*"name": "layers.1 backward", "products": [1-9]'
+has stats/metrics.jsonl '"counts": \{"layers.0 forward": \{"products": [1-9]'
+expect 0 '.' "$anneal" train text.txt --out table --preset nano --vocab 300 --steps 1 --batch 2 --numerics m4 --stats
+has out '^head backward .*%'
+refused_lost() { expect 1 'gradient of model\.[a-z0-9_.]* .*exactly zero.*backward.*products lost.*allow-lost' "$@"; }
+refused_lost "$anneal" train text.txt --out lost --preset nano --vocab 300 --steps 1 --batch 2 --numerics m4 --loss-scale 0.001
+expect 0 'exactly zero' "$anneal" train text.txt --out lost2 --preset nano --vocab 300 --steps 1 --batch 2 --numerics m4 --loss-scale 0.001 --allow-lost
 finish
