@@ -51,6 +51,11 @@ AN_API bool an_device_supports(an_device *d, const an_function *f, int index, co
  * rule in the message. */
 AN_API an_status an_compile(an_device *d, an_function *f, an_executable **out);
 AN_API void an_executable_free(an_executable *e);
+/* Gives an executable the constants of `f`, which must be the function it was compiled from but for the
+ * values of constants in blobs.  Calls stay bound and use them from their next run.  AN_UNSUPPORTED: the
+ * device cannot. AN_USAGE: f differs in more, or an_compile gave this executable twice.  On failure it is as
+ * it was. */
+AN_API an_status an_reload(an_executable *e, an_function *f);
 /* Inputs and outputs by index, in the order of the function. NULL name: no such index. */
 AN_API const char *an_executable_input(const an_executable *e, int i, an_type *type);
 AN_API const char *an_executable_output(const an_executable *e, int i, an_type *type);

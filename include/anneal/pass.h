@@ -100,6 +100,37 @@ AN_API an_status an_cut(an_function *f, const an_stage *stages, int n, an_functi
 AN_API an_status an_chain(an_function *const *functions, const char *const *prefixes, int n, const char *name,
 			  an_function **out);
 
+/* ---- How weights reach a device ---------------------------------------------------- */
+
+/* Where an input of the function stands in the packed one: a block of rows, element (r, c) at
+ * offset + r * stride + c, of the value's row-major elements, or of its transpose's.  Where rows * columns is
+ * more than the value has, the rest is padding. */
+typedef struct an_slot {
+	const char *name;
+	an_type type;
+	an_role role;
+	bool transposed; /* (r, c) is element c * rows + r of the value; else r * columns + c */
+	int64_t offset, rows, columns, stride;
+} an_slot;
+
+/* Packs all inputs, which must have one dtype, into a single one, "packed", out of which they are sliced
+ * inside.  C and S are the rows and columns of the first input that is no parameter, [1, C, 1, S] or [C, S];
+ * the others follow along `axis`: axis 3: [1, C, 1, S + ...]: matrices [C, n] and transposed [n, C] as
+ * columns, other shapes as blocks of C rows axis 1: [1, C + ..., 1, S]: every value as rows of S elements, or
+ * (to keep within `limit`) of 2 S, 4 S, ... The list, in the order of the inputs, lives in f's program; *out
+ * is "<name>_packed".  AN_UNSUPPORTED: an input has another dtype, there is none but parameters, or the axis
+ * would be longer than `limit` (0: any length). */
+AN_API an_status an_pack(an_function *f, int axis, int32_t limit, an_function **out, an_slot **slots,
+			 int *nslots);
+/* Copies a value's elements into its slot of the packed data; `size` bytes per element. */
+AN_API void an_slot_fill(const an_slot *s, size_t size, void *packed, const void *value);
+
+/* Makes inputs of f constants: the function, under its name, in program `to`.  data[i] are the values of
+ * input names[i], which are copied into blobs "@model_path/weights/<name>.bin".  The constants come first, in
+ * the order of the names, the operations of f follow in theirs.  AN_USAGE: f has no such input. */
+AN_API an_status an_bake(an_function *f, an_program *to, const char *const *names, const void *const *data,
+			 int n, an_function **out);
+
 /* ---- Simplification -------------------------------------------------------------- */
 
 /* Each pass adds a new function to the same program, "<name>_<pass>", with the same inputs and

@@ -23,7 +23,9 @@ typedef enum an_host_op {
 	AN_HOST_CAST,
 	AN_HOST_NORM,
 	AN_HOST_ADAMW,
-	AN_HOST_PROGRAM /* a program that the plan gives to the host: what a published split leaves there */
+	AN_HOST_PROGRAM, /* a program that the plan gives to the host: what a published split leaves there */
+	AN_HOST_PACK,    /* activations into the packed input of the next program */
+	AN_HOST_WEIGHTS  /* new weights into one program: packed into its input, or as its constants */
 } an_host_op;
 typedef struct an_plan_entry {
 	const char *name; /* "layers.0 forward", "dW layers.0.wq" */
@@ -32,6 +34,7 @@ typedef struct an_plan_entry {
 	int64_t bytes;            /* read and written: surfaces of a program, operands of a host op */
 	int64_t in, weights, out; /* programs: the parts of `bytes`; activations and parameters read, values
 				   * returned */
+	int compiles, reloads;    /* of programs: AN_HOST_WEIGHTS */
 	bool per_update;          /* once per optimizer step instead of once per micro-batch */
 	double seconds;           /* measured: sum over runs */
 	int64_t runs;
@@ -40,6 +43,16 @@ typedef struct an_plan_entry {
 /* ---- Training -------------------------------------------------------------------- */
 
 struct an_train_report;
+
+/* How weights reach the device's programs.  All give the same bits. */
+typedef enum an_weights {
+	AN_WEIGHTS_DYNAMIC, /* each is an input */
+	AN_WEIGHTS_PACKED,  /* all inputs of a program are packed into one (an_pack), along the axis that the
+			     * chip can  slice: the last, or the channels where slices of the last lose large
+			     * values */
+	AN_WEIGHTS_BAKE,    /* they are constants; every update compiles the programs anew */
+	AN_WEIGHTS_RELOAD   /* they are constants; every update replaces these (an_reload) */
+} an_weights;
 
 typedef struct an_train_options {
 	/* what */
@@ -50,9 +63,9 @@ typedef struct an_train_options {
 	uint64_t seed;
 	/* how it is cut into programs */
 	int layers_per_program; /* default 1 */
-	const char
-	    *split;     /* a split of the model's (an_model_split), for one layer per program; NULL: none */
-	bool dw_device; /* the gradients of matrices are computed by the device's programs, not by the host */
+	const char *split;      /* a split of the model's (an_model_split) for single layers; NULL: none */
+	an_weights weights;     /* default AN_WEIGHTS_DYNAMIC; evaluations do as the training does */
+	bool dw_device;         /* the device's programs compute the gradients of matrices, not the host */
 	/* AdamW and schedule: warm-up from 0 to lr over `warmup` updates, then cosine to lr * min_lr */
 	double lr;                             /* default 1e-3 */
 	double min_lr;                         /* share of lr at the end; default 0.1; < 0: none of it */

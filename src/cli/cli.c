@@ -317,11 +317,13 @@ static int choice(const char *option, const char *word, const char *const *words
 void cli_cut_resolve(an_ctx *ctx, const an_model *m, const cli_cut *c, an_train_options *o)
 {
 	static const char *const where[] = {"host", "device", NULL};
+	static const char *const how[] = {"dynamic", "packed", "bake", "reload", NULL}; /* as an_weights */
 	const an_split *unused;
 	if (o->split)
 		cli_check_name(ctx, an_model_split(m, o->split, "layer", &unused));
 	if (o->split && o->layers_per_program > 1)
 		cli_usage("--split cuts one layer, --layers-per-program joins several: choose one");
+	o->weights = c->weights ? (an_weights)choice("weights", c->weights, how) : AN_WEIGHTS_DYNAMIC;
 	o->dw_device = c->dw && choice("dw", c->dw, where) == 1;
 }
 

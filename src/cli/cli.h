@@ -91,13 +91,15 @@ typedef struct cli_model {
 
 /* Options of how a training is cut into device programs. */
 typedef struct cli_cut {
-	const char *dw;
+	const char *dw, *weights;
 } cli_cut;
 #define CLI_CUT_OPTIONS(c, o) \
 	{.help = "Programs"}, \
 	{"layers-per-program", "N", "layers in one device program (default 1)", 1, 1 << 12, .i = &(o).layers_per_program}, \
 	{"split", "NAME", "or less than a layer: half (attention, feed-forward), six (published kernels)", \
 	 .text = &(o).split}, \
+	{"weights", "HOW", "reach programs: dynamic (inputs, default), packed (one input), bake (constants), reload", \
+	 .text = &(c).weights}, \
 	{"dw", "WHERE", "matrices' gradients: host (default) or device", .text = &(c).dw}
 /* clang-format on */
 /* Checks what these say and puts it into the training's options. */

@@ -25,7 +25,7 @@ typedef struct plan {
 	const an_chip *chip; /* NULL: no prediction */
 	/* sums over one update */
 	double flops, bytes, tokens, memory, parameters, predicted;
-	int dispatches;
+	int dispatches, compiles, reloads;
 } plan;
 
 static bool on_device(const an_plan_entry *e) { return e->host == AN_HOST_NONE; }
@@ -43,6 +43,8 @@ static void sum(plan *p)
 		p->flops += runs * (double)e->flops;
 		p->bytes += runs * (double)e->bytes;
 		p->dispatches += on_device(e);
+		p->compiles += e->compiles;
+		p->reloads += e->reloads;
 		if (p->chip && on_device(e))
 			p->predicted += runs * predict(p->chip, e);
 	}
@@ -71,6 +73,9 @@ static void print(const plan *p)
 	       p->tokens, p->dispatches, p->n - p->dispatches, p->accumulate, p->accumulate == 1 ? "" : "es",
 	       cli_quantity(p->flops), cli_quantity(p->bytes), cli_quantity(p->parameters),
 	       cli_quantity(p->memory));
+	if (p->compiles + p->reloads > 0)
+		printf("Weights are constants: %d programs are %s in every update.\n",
+		       p->compiles + p->reloads, p->compiles ? "compiled" : "reloaded");
 	if (p->chip)
 		printf("Device programs on %s, predicted: %.1f ms.\n", p->chip->name, 1e3 * p->predicted);
 }
@@ -94,8 +99,9 @@ static void print_json(const plan *p)
 		printf("}");
 	}
 	printf("\n ],\n \"flops\": %.0f, \"bytes\": %.0f, \"tokens\": %.0f, \"dispatches\": %d, "
-	       "\"parameters\": %.0f,\n \"memory\": %.0f",
-	       p->flops, p->bytes, p->tokens, p->dispatches, p->parameters, p->memory);
+	       "\"compiles\": %d, \"reloads\": %d,\n \"parameters\": %.0f, \"memory\": %.0f",
+	       p->flops, p->bytes, p->tokens, p->dispatches, p->compiles, p->reloads, p->parameters,
+	       p->memory);
 	if (p->chip) {
 		printf(", \"chip\": \"%s\", \"predicted_seconds\": ", p->chip->name);
 		cli_json_number(stdout, p->predicted);

@@ -146,9 +146,12 @@ static void key_type(str *k, const an_type *t)
 
 static void key_text(str *k, const char *s) { str_add_n(k, s, strlen(s) + 1); }
 
-static void key_literal(str *k, const mil_literal *l)
+/* values == false: not those of blobs, which a reload replaces. */
+static void key_literal(str *k, const mil_literal *l, bool values)
 {
 	key_type(k, &l->type);
+	if (l->kind == LIT_BLOB && !values)
+		return;
 	if (l->kind != LIT_STRINGS)
 		str_add_n(k, l->bytes, an_type_bytes(&l->type));
 	else
@@ -156,7 +159,7 @@ static void key_literal(str *k, const mil_literal *l)
 			key_text(k, l->strings[i]);
 }
 
-static void function_key(const an_function *f, str *k)
+static void function_key(const an_function *f, bool values, str *k)
 {
 	key_number(k, (int64_t)f->ninputs);
 	for (size_t i = 0; i < f->ninputs; i++) {
@@ -176,7 +179,7 @@ static void function_key(const an_function *f, str *k)
 		key_number(k, op->nattrs);
 		for (uint32_t j = 0; j < op->nattrs; j++) {
 			key_text(k, op->attrs[j].key);
-			key_literal(k, &op->attrs[j].lit);
+			key_literal(k, &op->attrs[j].lit, values);
 		}
 		key_number(k, op->nresults);
 		for (int j = 0; j < op->nresults; j++) {
@@ -238,11 +241,9 @@ static an_status check_supported(an_device *d, an_function *f)
 	return AN_OK;
 }
 
-static an_status compile_new(an_device *d, an_function *f, uint64_t hash, str *key, an_executable **out)
+/* Everything of *e but its place in the list; the key moves from the string to the executable. */
+static an_status compile_into(an_device *d, an_function *f, uint64_t hash, str *key, an_executable *e)
 {
-	an_executable *e = mem_zalloc(d->ctx, sizeof *e);
-	if (!e)
-		return fail_memory(d->ctx, sizeof *e);
 	*e = (an_executable){.device = d, .hash = hash, .owners = 1};
 	arena_init(&e->arena, d->ctx);
 	an_status s = add_ports(e, f);
@@ -252,18 +253,41 @@ static an_status compile_new(an_device *d, an_function *f, uint64_t hash, str *k
 		s = d->ops->compile(d, f, e);
 	if (s != AN_OK) {
 		arena_free(&e->arena);
-		mem_free(d->ctx, e, sizeof *e);
 		return s;
 	}
-	/* The key moves from the string to the executable. */
 	e->key = key->data;
 	e->key_used = key->len;
 	e->key_size = key->cap;
 	str_init(key, d->ctx);
+	return AN_OK;
+}
+
+static an_status compile_new(an_device *d, an_function *f, uint64_t hash, str *key, an_executable **out)
+{
+	an_executable *e = mem_zalloc(d->ctx, sizeof *e);
+	if (!e)
+		return fail_memory(d->ctx, sizeof *e);
+	an_status s = compile_into(d, f, hash, key, e);
+	if (s != AN_OK) {
+		mem_free(d->ctx, e, sizeof *e);
+		return s;
+	}
 	e->next = d->executables;
 	d->executables = e;
 	*out = e;
 	return AN_OK;
+}
+
+/* What stays when constants change. */
+static an_status shape_of(const an_function *f, uint64_t *out)
+{
+	str key;
+	str_init(&key, f->program->ctx);
+	function_key(f, false, &key);
+	an_status s = str_status(&key);
+	*out = s == AN_OK ? hash_bytes(HASH_INIT, key.data, key.len) : 0;
+	str_free(&key);
+	return s;
 }
 
 an_status an_compile(an_device *d, an_function *f, an_executable **out)
@@ -273,7 +297,7 @@ an_status an_compile(an_device *d, an_function *f, an_executable **out)
 	TRY(program_load_blobs(f->program));
 	str key;
 	str_init(&key, d->ctx);
-	function_key(f, &key);
+	function_key(f, true, &key);
 	an_status s = str_status(&key);
 	if (s == AN_OK) {
 		uint64_t hash = hash_bytes(HASH_INIT, key.data, key.len);
@@ -286,13 +310,69 @@ an_status an_compile(an_device *d, an_function *f, an_executable **out)
 			s = compile_new(d, f, hash, &key, out);
 	}
 	str_free(&key);
+	if (s == AN_OK && (*out)->sharers++ == 0)
+		s = shape_of(f, &(*out)->shape);
+	if (s != AN_OK && *out) {
+		executable_drop(*out);
+		*out = NULL;
+	}
 	return s;
+}
+
+an_status dev_recompile(an_executable *e, an_function *f)
+{
+	an_device *d = e->device;
+	an_executable fresh;
+	str key;
+	str_init(&key, d->ctx);
+	function_key(f, true, &key);
+	an_status s = str_status(&key);
+	if (s == AN_OK)
+		s = compile_into(d, f, hash_bytes(HASH_INIT, key.data, key.len), &key, &fresh);
+	str_free(&key);
+	if (s != AN_OK)
+		return s;
+	d->ops->free_executable(e);
+	mem_free(d->ctx, e->key, e->key_size);
+	arena_free(&e->arena);
+	fresh.owners = e->owners;
+	fresh.sharers = e->sharers;
+	fresh.shape = e->shape;
+	fresh.next = e->next;
+	*e = fresh;
+	return AN_OK;
+}
+
+an_status an_reload(an_executable *e, an_function *f)
+{
+	an_ctx *ctx = e->device->ctx;
+	uint64_t shape;
+	if (!e->device->ops->reload)
+		return fail(ctx, AN_UNSUPPORTED, "device \"%s\" cannot replace the constants of a program",
+			    e->device->info.name);
+	if (e->sharers > 1)
+		return fail(
+		    ctx, AN_USAGE,
+		    "function \"%s\" was compiled %d times with the same constants; replacing them would "
+		    "change all of these",
+		    e->name, e->sharers);
+	TRY(fn_verify(f));
+	TRY(program_load_blobs(f->program));
+	TRY(shape_of(f, &shape));
+	if (shape != e->shape)
+		return fail(
+		    ctx, AN_USAGE,
+		    "function \"%s\" differs from what was compiled in more than the values of its blobs",
+		    f->name);
+	return e->device->ops->reload(e, f);
 }
 
 void an_executable_free(an_executable *e)
 {
-	if (e)
-		executable_drop(e);
+	if (!e)
+		return;
+	e->sharers--;
+	executable_drop(e);
 }
 
 static const char *port(const an_executable *e, int first, int count, int i, an_type *type)

@@ -19,6 +19,9 @@ typedef struct device_ops {
 	 * e's ports are set.  What is allocated outside e's arena is undone on failure. */
 	an_status (*compile)(an_device *d, an_function *f, an_executable *e);
 	void (*free_executable)(an_executable *e);
+	/* Optional: gives e the constants of f, which is what it was compiled from but for values of blobs, is
+	 * verified and has its constants loaded.  Calls stay bound.  On failure e is as it was. */
+	an_status (*reload)(an_executable *e, an_function *f);
 	an_status (*text)(const an_executable *e, str *out); /* what it has become, for people */
 	an_status (*alloc)(an_buffer *b); /* b->type, b->bytes are set; sets b->impl, which is one memory */
 	void (*release)(an_buffer *b);    /* never called for views */
@@ -53,7 +56,9 @@ struct an_executable {
 	an_device *device;
 	an_executable *next;
 	int owners;       /* who compiled it, and its calls */
+	int sharers;      /* of these, who compiled it */
 	const char *name; /* of the function */
+	uint64_t shape;   /* a hash of the key without the values of blobs */
 	uint64_t hash;    /* of the key */
 	char *key;        /* the function's content, see function_key() */
 	size_t key_used, key_size;
@@ -85,6 +90,8 @@ struct an_call {
 /* Adds what a part of an operation, or another run of it, counted. */
 void dev_add_counts(an_counts *to, const an_counts *more);
 
+/* A device's `reload` where compiling again is how constants are replaced. */
+an_status dev_recompile(an_executable *e, an_function *f);
 /* Whether two buffers share memory. */
 bool dev_overlap(const an_buffer *a, const an_buffer *b);
 

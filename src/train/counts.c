@@ -58,7 +58,7 @@ void counts_take(an_trainer *t, int entry)
 	action *a = &t->actions[entry];
 	for (int op = 0; op < operations(a); op++) {
 		an_counts c;
-		an_executable_counts(a->dispatch->exe, op, &c);
+		an_executable_counts(a->dispatch->exe, op + a->dispatch->shift, &c);
 		dev_add_counts(&a->recent[op], &c);
 	}
 	an_executable_reset_counts(a->dispatch->exe);
@@ -139,9 +139,13 @@ static bool lost_in_program(an_trainer *t, const action *a, bool *wanted, int *o
 				wanted[o->arg[p].v[j]] = true;
 	}
 	for (size_t i = 0; i < f->ninputs; i++) {
+		if (!wanted[f->inputs[i]])
+			continue;
 		surface *from = plan_find(t, s, f->values[f->inputs[i]].name);
-		if (from && wanted[f->inputs[i]])
+		if (from)
 			from->marked = true;
+		for (int k = 0; k < program_of(a)->nslots; k++) /* it may be any of what was packed */
+			plan_find(t, s, program_of(a)->slot[k].name)->marked = true;
 	}
 	return false;
 }

@@ -170,14 +170,9 @@ static an_status add_entry(an_trainer *t, an_plan_entry e, action a)
 
 static int64_t type_bytes(const surface *s) { return (int64_t)an_type_bytes(&s->type); }
 
-an_status plan_dispatch(an_trainer *t, const program *p, const segment *s, dispatch **out)
+static int64_t value_bytes(const an_function *f, an_value v)
 {
-	dispatch *d = *out = arena_alloc(&t->arena, sizeof *d);
-	if (!d)
-		return fail_memory(t->ctx, 0);
-	*d = (dispatch){.program = p, .segment = s, .next = t->dispatches};
-	t->dispatches = d;
-	return AN_OK;
+	return (int64_t)an_type_bytes(&fn_value(f, v)->type);
 }
 
 static bool is_parameter(const segment *s, const char *name)
@@ -188,24 +183,79 @@ static bool is_parameter(const segment *s, const char *name)
 	return false;
 }
 
+/* Bytes of the program's inputs, and of these what is weights. */
+static int64_t input_bytes(const program *p, const segment *s, int64_t *weights)
+{
+	int64_t all = 0;
+	*weights = 0;
+	for (size_t i = 0; i < p->f->ninputs; i++) {
+		all += value_bytes(p->f, p->f->inputs[i]);
+		if (is_parameter(s, value_name(p->f, p->f->inputs[i])))
+			*weights += value_bytes(p->f, p->f->inputs[i]);
+	}
+	for (int i = 0; i < p->nslots; i++)
+		if (is_parameter(s, p->slot[i].name))
+			*weights += (int64_t)an_type_bytes(&p->slot[i].type);
+	return all;
+}
+
+an_status plan_dispatch(an_trainer *t, const program *p, const segment *s, dispatch **out)
+{
+	dispatch *d = *out = arena_alloc(&t->arena, sizeof *d);
+	int64_t weights;
+	if (!d)
+		return fail_memory(t->ctx, 0);
+	*d = (dispatch){.program = p, .segment = s, .next = t->dispatches};
+	t->dispatches = d;
+	input_bytes(p, s, &weights);
+	if (weights_are_constants(t, p, &s->is))
+		t->memory += weights;
+	if (p->nslots && !(d->packed = add_surface(t, "packed", value_type(p->f, p->f->inputs[0]))))
+		return fail_memory(t->ctx, 0);
+	return AN_OK;
+}
+
 static an_status add_program(an_trainer *t, const segment *s, const char *what, const program *p)
 {
 	dispatch *d;
 	an_plan_entry e = {.host = p->host ? AN_HOST_PROGRAM : AN_HOST_NONE, .flops = p->flops};
 	e.name = arena_printf(&t->arena, "%s %s%s%s", s->is.name, what, p->name ? " " : "",
 			      p->name ? p->name : "");
-	for (size_t i = 0; i < p->f->ninputs; i++) {
-		an_type type = value_type(p->f, p->f->inputs[i]);
-		*(is_parameter(s, value_name(p->f, p->f->inputs[i])) ? &e.weights : &e.in) +=
-		    (int64_t)an_type_bytes(&type);
-	}
-	for (size_t i = 0; i < p->f->noutputs; i++) {
-		an_type type = value_type(p->f, p->f->outputs[i]);
-		e.out += (int64_t)an_type_bytes(&type);
-	}
-	e.bytes = e.in + e.weights + e.out;
+	int64_t in = input_bytes(p, s, &e.weights);
+	e.in = in - e.weights;
+	for (size_t i = 0; i < p->f->noutputs; i++)
+		e.out += value_bytes(p->f, p->f->outputs[i]);
+	e.bytes = in + e.out;
 	TRY(plan_dispatch(t, p, s, &d));
+	if (d->packed)
+		TRY(add_entry(t,
+			      (an_plan_entry){.name = arena_printf(&t->arena, "pack %s", e.name),
+					      .host = AN_HOST_PACK,
+					      .bytes = 2 * e.in},
+			      (action){.dispatch = d}));
 	return add_entry(t, e, (action){.dispatch = d});
+}
+
+/* What an update has to do so that programs see its weights. */
+static an_status add_refreshes(an_trainer *t)
+{
+	static const char *const verb[] = {"", "pack weights", "compile", "reload"};
+	for (int i = 0, n = t->nentries; i < n; i++) {
+		dispatch *d = t->actions[i].dispatch;
+		if (t->entries[i].host != AN_HOST_NONE || !weights_own(t, d))
+			continue;
+		const char *name = t->entries[i].name;
+		TRY(add_entry(
+		    t,
+		    (an_plan_entry){.name = arena_printf(&t->arena, "%s %s", verb[t->o.weights], name),
+				    .host = AN_HOST_WEIGHTS,
+				    .bytes = 2 * t->entries[i].weights,
+				    .compiles = t->o.weights == AN_WEIGHTS_BAKE,
+				    .reloads = t->o.weights == AN_WEIGHTS_RELOAD,
+				    .per_update = true},
+		    (action){.dispatch = d}));
+	}
+	return AN_OK;
 }
 
 static k_type gemm_type(const an_type *t) { return t->dtype == AN_FP16 ? K_F16 : K_F32; }
@@ -475,6 +525,7 @@ static an_status add_training(an_trainer *t)
 	}
 	TRY(add_micro_batch(t));
 	TRY(add_update(t));
+	TRY(add_refreshes(t));
 	return counts_allocate(t);
 }
 
@@ -525,7 +576,7 @@ an_status plan_build(an_trainer *t)
 
 static an_status bind(an_trainer *t, dispatch *d, const char *name, int port)
 {
-	surface *at = plan_find(t, d->segment, name);
+	surface *at = d->packed && strcmp(name, "packed") == 0 ? d->packed : plan_find(t, d->segment, name);
 	if (!at)
 		return no_surface(t, d->segment, name);
 	d->port[port] = at;
@@ -538,15 +589,19 @@ an_status plan_bind(an_trainer *t, dispatch *d)
 	const char *name;
 	if (d->call)
 		return AN_OK;
-	an_executable *exe = d->exe = d->program->exe;
-	while (an_executable_input(exe, d->inputs, NULL))
-		d->inputs++;
-	d->ports = d->inputs;
-	while (an_executable_output(exe, d->ports - d->inputs, NULL))
-		d->ports++;
-	d->port = arena_array(&t->arena, (size_t)d->ports, sizeof(surface *));
-	if (!d->port)
-		return fail_memory(t->ctx, 0);
+	if (!d->exe)
+		d->exe = d->program->exe;
+	an_executable *exe = d->exe;
+	if (!d->port) {
+		while (an_executable_input(exe, d->inputs, NULL))
+			d->inputs++;
+		d->ports = d->inputs;
+		while (an_executable_output(exe, d->ports - d->inputs, NULL))
+			d->ports++;
+		d->port = arena_array(&t->arena, (size_t)d->ports, sizeof(surface *));
+		if (!d->port)
+			return fail_memory(t->ctx, 0);
+	}
 	TRY(an_call_new(exe, &d->call));
 	for (int i = 0; i < d->ports; i++) {
 		name = i < d->inputs ? an_executable_input(exe, i, NULL)
@@ -569,9 +624,11 @@ an_status plan_allocate(an_trainer *t)
 	for (surface *s = t->surfaces; s; s = s->next)
 		if (s->host)
 			TRY(an_buffer_new(t->host, &s->type, &s->twin));
-	for (int i = 0; i < t->nentries; i++)
-		if (t->actions[i].dispatch)
-			TRY(plan_bind(t, t->actions[i].dispatch));
+	for (int i = 0; i < t->nentries; i++) {
+		dispatch *d = t->actions[i].dispatch;
+		if (d && d->program->exe)
+			TRY(plan_bind(t, d));
+	}
 	t->input = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->input);
 	t->target = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->target);
 	t->window = mem_zalloc(t->ctx, (size_t)(t->o.tokens + 1) * sizeof *t->window);

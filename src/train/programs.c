@@ -25,18 +25,26 @@ static an_status dump(an_function *f, const char *dir, const char *stem)
 	return s;
 }
 
+static an_status dump_and_count(program *p, const char *dump_dir, const char *stem)
+{
+	if (dump_dir)
+		TRY(dump(p->f, dump_dir, stem));
+	for (size_t i = 0; i < p->f->nops; i++)
+		p->flops += op_flops(p->f, &p->f->ops[i]);
+	return AN_OK;
+}
+
+static an_status compile_program(an_device *d, const char *stem, program *p)
+{
+	an_status s = an_compile(d, p->f, &p->exe);
+	return s == AN_OK ? AN_OK : fail_prefix(p->f->program->ctx, s, "%s", stem);
+}
+
 an_status train_compile(an_device *d, an_function *f, const char *dump_dir, const char *stem, program *out)
 {
-	TRY(optimise(f, &f));
-	if (dump_dir)
-		TRY(dump(f, dump_dir, stem));
-	an_status s = an_compile(d, f, &out->exe);
-	if (s != AN_OK)
-		return fail_prefix(f->program->ctx, s, "%s", stem);
-	out->f = f;
-	for (size_t i = 0; i < f->nops; i++)
-		out->flops += op_flops(f, &f->ops[i]);
-	return AN_OK;
+	TRY(optimise(f, &out->f));
+	TRY(dump_and_count(out, dump_dir, stem));
+	return compile_program(d, stem, out);
 }
 
 /* The device that stands for the host: the soft one.  It is the trainer's own where that computes the same
@@ -57,23 +65,44 @@ static an_status open_host(an_trainer *t)
 }
 
 /* "layer_backward", "layer_backward_2": files of --dump. */
-static an_status compile(an_trainer *t, const kind *k, const char *what, const chain *c, int i)
+static const char *stem_of(an_trainer *t, const kind *k, const char *what, const chain *c, int i)
 {
-	program *p = &c->at[i];
-	if (!p->f)
-		return AN_OK;
-	if (p->host)
-		TRY(open_host(t));
-	const char *stem = c->n == 1 ? arena_printf(&t->arena, "%s_%s", k->function, what)
-				     : arena_printf(&t->arena, "%s_%s_%d", k->function, what, i + 1);
-	return stem ? train_compile(p->host ? t->host : t->device, p->f, t->o.dump_dir, stem, p)
-		    : fail_memory(t->ctx, 0);
+	return c->n == 1 ? arena_printf(&t->arena, "%s_%s", k->function, what)
+			 : arena_printf(&t->arena, "%s_%s_%d", k->function, what, i + 1);
 }
 
-static an_status compile_all(an_trainer *t, const kind *k, const char *what, const chain *c)
+/* Everything short of compilation. */
+static an_status prepare_all(an_trainer *t, const kind *k, const char *what, const chain *c)
 {
-	for (int i = 0; i < c->n; i++)
-		TRY(compile(t, k, what, c, i));
+	for (int i = 0; i < c->n; i++) {
+		program *p = &c->at[i];
+		if (!p->f)
+			continue;
+		const char *stem = stem_of(t, k, what, c, i);
+		if (!stem)
+			return fail_memory(t->ctx, 0);
+		TRY(optimise(p->f, &p->f));
+		TRY(weights_apply(t, p));
+		TRY(dump_and_count(p, t->o.dump_dir, stem));
+		if (p->host)
+			TRY(open_host(t));
+	}
+	return AN_OK;
+}
+
+/* Where weights are constants a program is compiled for each segment, later; to know what it takes, once. */
+static an_status compile_all(an_trainer *t, const kind *k, const an_segment *is, const char *what,
+			     const chain *c)
+{
+	for (int i = 0; i < c->n; i++) {
+		program *p = &c->at[i];
+		if (!p->f || p->exe || (t->mode != MODE_PLAN && weights_are_constants(t, p, is)))
+			continue;
+		const char *stem = stem_of(t, k, what, c, i);
+		if (!stem)
+			return fail_memory(t->ctx, 0);
+		TRY(compile_program(p->host ? t->host : t->device, stem, p));
+	}
 	return AN_OK;
 }
 
@@ -153,8 +182,9 @@ an_status train_build_kind(an_trainer *t, kind *k, const an_segment *is, int lay
 	if (!split)
 		split = &whole;
 	TRY(make_chain(t, k->f, split->forward, split->nforward, &k->evaluate));
+	TRY(prepare_all(t, k, "evaluate", &k->evaluate));
 	if (t->mode == MODE_EVALUATE)
-		return compile_all(t, k, "evaluate", &k->evaluate);
+		return compile_all(t, k, is, "evaluate", &k->evaluate);
 	const an_grad_options opt = {.save = split->save, .nsave = split->nsave};
 	TRY(an_grad(k->f, &opt, &k->forward_f, &backward));
 	TRY(make_chain(t, k->forward_f, split->forward, split->nforward, &k->forward));
@@ -162,20 +192,20 @@ an_status train_build_kind(an_trainer *t, kind *k, const an_segment *is, int lay
 	for (int i = 0; i < k->backward.n; i++)
 		if (!t->o.dw_device)
 			TRY(outline_weights(t, is, &k->backward.at[i]));
-	TRY(compile_all(t, k, "forward", &k->forward));
-	return compile_all(t, k, "backward", &k->backward);
+	TRY(prepare_all(t, k, "forward", &k->forward));
+	TRY(prepare_all(t, k, "backward", &k->backward));
+	TRY(compile_all(t, k, is, "forward", &k->forward));
+	return compile_all(t, k, is, "backward", &k->backward);
 }
 
 an_status train_build_evaluation(an_trainer *t)
 {
-	for (int i = 0; i < t->nkinds; i++) {
-		const chain *c = &t->kinds[i].evaluate;
-		for (int j = 0; j < c->n; j++)
-			if (!c->at[j].exe)
-				TRY(compile(t, &t->kinds[i], "evaluate", c, j));
+	for (int i = 0; i < t->nsegments; i++) {
+		const segment *s = &t->segments[i];
+		TRY(compile_all(t, s->kind, &s->is, "evaluate", &s->kind->evaluate));
+		for (int j = 0; j < s->kind->evaluate.n; j++)
+			if (s->evaluate[j]->program->exe)
+				TRY(plan_bind(t, s->evaluate[j]));
 	}
-	for (int i = 0; i < t->nsegments; i++)
-		for (int j = 0; j < t->segments[i].kind->evaluate.n; j++)
-			TRY(plan_bind(t, t->segments[i].evaluate[j]));
 	return AN_OK;
 }

@@ -205,6 +205,8 @@ static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats
 		if (t->counting)
 			counts_take(t, i);
 		break;
+	case AN_HOST_PACK: weights_pack(t, a->dispatch); break;
+	case AN_HOST_WEIGHTS: s = weights_refresh(t, a->dispatch); break;
 	case AN_HOST_EMBED: embed(t); break;
 	case AN_HOST_EMBED_GRAD: embed_grad(t, a); break;
 	case AN_HOST_CROSS_ENTROPY: *nats = cross_entropy(t, grad_scale); break;
@@ -216,7 +218,10 @@ static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats
 			cast_gradient(t, a);
 		break;
 	case AN_HOST_NORM: norm(t); break;
-	case AN_HOST_ADAMW: adamw(t, a); break;
+	case AN_HOST_ADAMW:
+		adamw(t, a);
+		t->version++;
+		break;
 	}
 	e->seconds += train_now() - began;
 	e->runs++;
@@ -232,6 +237,10 @@ an_status train_upload(an_trainer *t)
 			TRY(an_buffer_update_from_f32(t->weight[i]->buffer, 0, p->count,
 						      t->weights + p->offset));
 	}
+	t->version++;
+	for (int i = 0; i < t->nentries; i++)
+		if (t->entries[i].host == AN_HOST_WEIGHTS)
+			TRY(weights_refresh(t, t->actions[i].dispatch));
 	return AN_OK;
 }
 
@@ -347,6 +356,14 @@ an_status train_update(an_trainer *t)
 
 /* ---- Evaluation -------------------------------------------------------------------- */
 
+static an_status evaluate(an_trainer *t, dispatch *d)
+{
+	TRY(weights_refresh(t, d));
+	if (d->packed)
+		weights_pack(t, d);
+	return train_dispatch(d);
+}
+
 an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats)
 {
 	*nats = 0;
@@ -355,7 +372,7 @@ an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, dou
 		embed(t);
 		for (int i = 0; i < t->nsegments; i++)
 			for (int j = 0; j < t->segments[i].kind->evaluate.n; j++)
-				TRY(train_dispatch(t->segments[i].evaluate[j]));
+				TRY(evaluate(t, t->segments[i].evaluate[j]));
 		*nats += cross_entropy(t, 0);
 	}
 	return AN_OK;

@@ -1,6 +1,7 @@
 /* The trainer's inside: programs, surfaces, the plan and what executes it.
  *
  *   programs.c    segments' functions: join, differentiate, cut, take the weight gradients out, compile
+ *   weights.c     how weights reach programs: policies
  *   plan.c        surfaces, and the list of entries with what each needs to run
  *   step.c        runs entries: a micro-batch, an update, an evaluation
  *   options.c     defaults and checks
@@ -41,6 +42,8 @@ typedef struct program {
 	int64_t flops;
 	an_contraction *contraction; /* weight gradients for the host, of what it returns and reads */
 	int ncontractions;
+	an_slot *slot; /* where it has one packed input: what that has been made of */
+	int nslots;
 } program;
 
 /* Programs that run one after the other. */
@@ -75,15 +78,18 @@ typedef struct dispatch {
 	const program *program;
 	const segment *segment;
 	an_executable *exe; /* the program's, or one of its own */
+	int shift;          /* constants of its own before the program's operations */
 	an_call *call;
 	surface **port; /* programs of the host: inputs, then outputs of exe */
 	int inputs, ports;
+	surface *packed; /* the packed input; weights stay in it from update to update */
+	int64_t version; /* of the weights that are in `packed` or in the constants of `exe`; 0: none */
 	struct dispatch *next;
 } dispatch;
 
 /* What an entry of the plan needs to run. */
 typedef struct action {
-	dispatch *dispatch; /* AN_HOST_NONE, AN_HOST_PROGRAM */
+	dispatch *dispatch; /* AN_HOST_NONE, PROGRAM, PACK, WEIGHTS */
 	int param;          /* gradients: whose; updates: index into `order` of the first */
 	int nparams;        /* updates */
 	surface *x, *y;     /* WEIGHT_GRAD: operands; CAST: x */
@@ -145,6 +151,7 @@ struct an_trainer {
 	size_t scratch_bytes;
 
 	train_state state;
+	int64_t version;       /* counts changes of weights */
 	double gradient_scale; /* what `gradients` are still multiplied by */
 	double loss, grad_norm, lr;
 	const char *skipped; /* the tensor that was not finite; NULL: the update was applied */
@@ -172,6 +179,18 @@ an_status train_build_kind(an_trainer *t, kind *k, const an_segment *is, int lay
 an_status train_build_evaluation(an_trainer *t);
 /* Exact simplifications, then compilation; a copy goes to dump_dir (may be NULL) as <stem>.mil. */
 an_status train_compile(an_device *d, an_function *f, const char *dump_dir, const char *stem, program *out);
+
+/* weights.c */
+/* Rewrites the program's function as the policy says, before it is compiled. */
+an_status weights_apply(an_trainer *t, program *p);
+/* Whether the program's weights are constants: it is compiled for each segment, when weights are there. */
+bool weights_are_constants(const an_trainer *t, const program *p, const an_segment *s);
+/* Whether a dispatch has weights of its own to be kept up to date. */
+bool weights_own(const an_trainer *t, const dispatch *d);
+/* Brings them up to date, if they are not. */
+an_status weights_refresh(an_trainer *t, dispatch *d);
+/* Activations into the packed input. */
+void weights_pack(const an_trainer *t, const dispatch *d);
 
 /* plan.c */
 an_status plan_build(an_trainer *t);

@@ -25,6 +25,10 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	t->precision = d->numerics && CHOSEN(d->numerics, PRODUCT, FAST) ? K_FAST : K_EXACT;
 	t->fixed = d->ops->counts && d->numerics && CHOSEN(d->numerics, PRODUCT, FIXED);
 	an_status s = train_resolve(ctx, m, opt, &t->o);
+	if (s == AN_OK && t->o.weights == AN_WEIGHTS_RELOAD && !d->ops->reload)
+		s = fail(ctx, AN_UNSUPPORTED,
+			 "device \"%s\" cannot replace the constants of a program; \"bake\" compiles it anew",
+			 d->info.name);
 	if (s == AN_OK)
 		s = an_program_new(ctx, &t->program);
 	if (s == AN_OK) {
@@ -47,8 +51,11 @@ void an_trainer_free(an_trainer *t)
 	if (!t)
 		return;
 	checkpoint_end(t);
-	for (dispatch *d = t->dispatches; d; d = d->next)
+	for (dispatch *d = t->dispatches; d; d = d->next) {
 		an_call_free(d->call);
+		if (d->exe != d->program->exe)
+			an_executable_free(d->exe);
+	}
 	for (surface *s = t->surfaces; s; s = s->next) {
 		an_buffer_free(s->buffer);
 		an_buffer_free(s->twin);

@@ -40,5 +40,11 @@ has out '^layers.0-2 backward'
 has out '^layers.3 backward'
 refused 2 'no split "seven"; there are half, six' "$anneal" plan --split seven
 refused 2 'choose one' "$anneal" plan --split six --layers-per-program 2
+expect 0 '' "$anneal" plan --preset nano --weights bake
+has out '^compile layers.1 backward'
+has out '6 programs are compiled in every update'
+expect 0 '' "$anneal" plan --preset nano --weights packed --numerics m1
+has out '^pack layers.0 forward'
+refused 2 'none of dynamic, packed, bake, reload' "$anneal" plan --weights none
 refused 2 'none of host, device' "$anneal" plan --dw gpu
 finish

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #undef fail
 #include <cmocka.h>
@@ -189,6 +190,59 @@ static void weight_gradients_on_the_device(void **state)
 	result_free(&host);
 }
 
+/* Whatever way weights reach the programs, whole or cut up: the same bits, evaluation included. */
+static void weight_policies(void **state)
+{
+	(void)state;
+	static const char *const numerics[] = {"ieee", "m1", "m4"}, *const splits[] = {NULL, "six"};
+	for (int i = 0; i < LENGTH(numerics); i++)
+		for (int j = 0; j < LENGTH(splits); j++) {
+			an_train_options o = base;
+			o.split = splits[j];
+			o.loss_scale = 4096;
+			result dynamic = train(NULL, numerics[i], &o);
+			for (int w = AN_WEIGHTS_PACKED; w <= AN_WEIGHTS_RELOAD; w++) {
+				o.weights = (an_weights)w;
+				result r = train(NULL, numerics[i], &o);
+				char what[64];
+				snprintf(what, sizeof what, "%s, split %s, policy %d", numerics[i],
+					 splits[j] ? splits[j] : "none", w);
+				same_bits(what, &dynamic, &r);
+				assert_int_equal(r.device, dynamic.device);
+				result_free(&r);
+			}
+			result_free(&dynamic);
+		}
+}
+
+static void policies_say_what_they_cost(void **state)
+{
+	(void)state;
+	setup s;
+	setup_open(&s, 1, NULL, NULL);
+	for (int w = AN_WEIGHTS_DYNAMIC; w <= AN_WEIGHTS_RELOAD; w++) {
+		an_trainer *t;
+		an_train_options o = base;
+		o.weights = (an_weights)w;
+		check_ok(s.ctx, an_trainer_plan_only(s.device, s.model, &o, &t));
+		const an_plan_entry *e;
+		int n = an_trainer_plan(t, &e), compiles = 0, reloads = 0, packs = 0, entries = 0;
+		for (int i = 0; i < n; i++) {
+			compiles += e[i].compiles;
+			reloads += e[i].reloads;
+			packs += e[i].host == AN_HOST_PACK;
+			entries += e[i].host == AN_HOST_WEIGHTS && e[i].per_update && e[i].bytes > 0;
+		}
+		int programs = 2 * 3; /* two layers and the head, there and back; all have weights */
+		assert_int_equal(compiles, w == AN_WEIGHTS_BAKE ? programs : 0);
+		assert_int_equal(reloads, w == AN_WEIGHTS_RELOAD ? programs : 0);
+		assert_int_equal(packs, w == AN_WEIGHTS_PACKED ? programs : 0);
+		assert_int_equal(entries, w == AN_WEIGHTS_DYNAMIC ? 0 : programs);
+		an_trainer_free(t);
+	}
+	setup_close(&s);
+}
+
 static void wrong_plans_are_refused(void **state)
 {
 	(void)state;
@@ -274,6 +328,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(layers_in_one_program),   cmocka_unit_test(splits_change_no_bit),
 	    cmocka_unit_test(host_beside_a_chip),      cmocka_unit_test(weight_gradients_on_the_device),
+	    cmocka_unit_test(weight_policies),         cmocka_unit_test(policies_say_what_they_cost),
 	    cmocka_unit_test(wrong_plans_are_refused), cmocka_unit_test(six_programs_as_published),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -116,6 +116,7 @@ const device_ops soft_device_ops = {
     .supports = soft_supports,
     .compile = soft_compile,
     .free_executable = free_exe,
+    .reload = dev_recompile,
     .text = soft_dump,
     .alloc = soft_alloc,
     .release = soft_release,
