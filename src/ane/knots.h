@@ -1,4 +1,5 @@
 /* Made by scripts/make-tables; see there.  All of these are fp16 values. */
+/* clang-format off */
 static const float knots_sigmoid[ANE_KNOTS] = {
 	0x1.5fcp-12f, 0x1.21cp-11f, 0x1.ddcp-11f, 0x1.898p-10f, 0x1.440p-9f, 0x1.0acp-8f,
 	0x1.b68p-8f, 0x1.680p-7f, 0x1.26cp-6f, 0x1.e04p-6f, 0x1.848p-5f, 0x1.36cp-4f,
