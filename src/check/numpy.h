@@ -1,5 +1,5 @@
-/* The normal draws of NumPy's default_rng(seed), bit for bit: SeedSequence, PCG64 (O'Neill 2014, XSL-RR 128/64)
- * and the ziggurat of Marsaglia and Tsang (2000) with 256 layers.  Published measurements of chips used them. */
+/* The normal draws of NumPy's default_rng(seed), bit for bit: SeedSequence, PCG64 (O'Neill 2014, XSL-RR) and
+ * the ziggurat of Marsaglia and Tsang (2000) with 256 layers.  Published measurements of chips used them. */
 #ifndef CHECK_NUMPY_H
 #define CHECK_NUMPY_H
 

@@ -66,7 +66,8 @@ static void print_value(const char *what, const an_compared *v, const an_differe
 {
 	char type[128];
 	printf("%s: %s %s, %s", what, v->op, v->name, an_type_text(&v->type, type, sizeof type));
-	printf(v->line > 0 ? ", line %d" : "", v->line);
+	if (v->line > 0)
+		printf(", line %d", v->line);
 	printf(": %lld of %lld equal (%s)\n", (long long)d->equal, (long long)d->count, share(d));
 	print_difference(d);
 }

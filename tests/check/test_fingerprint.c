@@ -98,6 +98,7 @@ static void test_unexplained(void **state)
 			fail_msg("%s: %.6g", want[i].id, error);
 		an_fingerprint_free(f);
 	}
+	an_device_close(d);
 	an_ctx_close(ctx);
 }
 

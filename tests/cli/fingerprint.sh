@@ -14,7 +14,7 @@ expect 1 '' "$anneal" fingerprint conv-relu --numerics m1 --chip m5
 expect 0 '' "$anneal" fingerprint layer-norm --numerics ieee --chip m5
 has out '  unexplained$'
 expect 0 '' "$anneal" fingerprint gemm-64x256x256 --json
-perl -MJSON::PP -e 'local $/; my $a = decode_json(<STDIN>);
+perl -e 'eval { require JSON::PP } or exit; local $/; my $a = JSON::PP::decode_json(<STDIN>);
 	@$a == 3 && $a->[0]{verdict} eq "equal" && abs($a->[0]{measured} / $a->[0]{published} - 1) < 1e-12 or exit 1' < out ||
 	bad "JSON: $(cat out)"
 expect 2 'there is no fingerprint "conv"' "$anneal" fingerprint conv
