@@ -122,23 +122,32 @@ static uint64_t numbers_hash(const an_trainer *t)
 
 /* ---- Writing -------------------------------------------------------------------------- */
 
+/* How the step is cut, as far as it may decide bits. */
+static void programs_text(const an_trainer *t, char *text, size_t size)
+{
+	snprintf(text, size, "%s, layers %d, dW %s", t->o.split ? t->o.split : "whole",
+		 t->o.layers_per_program, t->o.dw_device ? "device" : "host");
+}
+
 static an_status write_state(const an_trainer *t, const char *path)
 {
+	char programs[96];
+	programs_text(t, programs, sizeof programs);
 	an_device_info info;
 	an_device_get_info(t->device, &info);
 	char data[17], numbers[17];
 	hash_text(t->data_hash, data);
 	hash_text(numbers_hash(t), numbers);
 	const train_state *s = &t->state;
-	json_t *root =
-	    json_pack("{s:i, s:I, s:I, s:f, s:I, s:o, s:I, s:s, s:s, s:o, s:o, s:{s:s, s:s, s:s, s:s}}",
-		      "format", FORMAT, "step", (json_int_t)s->step, "applied", (json_int_t)s->applied,
-		      "loss_scale", s->loss_scale, "good_updates", (json_int_t)s->good, "best_loss",
-		      isfinite(s->best_loss) ? json_real(s->best_loss) : json_null(), "best_step",
-		      (json_int_t)s->best_step, "data_hash", data, "numbers_hash", numbers, "options",
-		      fields_json(options, LENGTH(options), &t->o), "model",
-		      fields_json(config, LENGTH(config), an_model_config(t->model)), "machine", "device",
-		      info.name, "numerics", info.numerics, "isa", info.isa, "version", an_version());
+	json_t *root = json_pack(
+	    "{s:i, s:I, s:I, s:f, s:I, s:o, s:I, s:s, s:s, s:o, s:o, s:{s:s, s:s, s:s, s:s, s:s}}", "format",
+	    FORMAT, "step", (json_int_t)s->step, "applied", (json_int_t)s->applied, "loss_scale",
+	    s->loss_scale, "good_updates", (json_int_t)s->good, "best_loss",
+	    isfinite(s->best_loss) ? json_real(s->best_loss) : json_null(), "best_step",
+	    (json_int_t)s->best_step, "data_hash", data, "numbers_hash", numbers, "options",
+	    fields_json(options, LENGTH(options), &t->o), "model",
+	    fields_json(config, LENGTH(config), an_model_config(t->model)), "machine", "device", info.name,
+	    "numerics", info.numerics, "isa", info.isa, "version", an_version(), "programs", programs);
 	char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
 	json_decref(root);
 	if (!text)
@@ -356,8 +365,13 @@ static void compare_machine(an_trainer *t, const char *path, const json_t *machi
 {
 	an_device_info info;
 	an_device_get_info(t->device, &info);
-	const char *const now[][2] = {
-	    {"device", info.name}, {"numerics", info.numerics}, {"isa", info.isa}, {"version", an_version()}};
+	char programs[96];
+	programs_text(t, programs, sizeof programs);
+	const char *const now[][2] = {{"device", info.name},
+				      {"numerics", info.numerics},
+				      {"isa", info.isa},
+				      {"version", an_version()},
+				      {"programs", programs}};
 	for (int i = 0; i < LENGTH(now); i++) {
 		const char *then = json_string_value(json_object_get(machine, now[i][0]));
 		if (!then || strcmp(then, now[i][1]) != 0)
