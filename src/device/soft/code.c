@@ -225,7 +225,8 @@ static bool write_ew(writer *w, int first, int index)
 		       .round16 = n->u.ew.round16,
 		       .flags = n->u.ew.flags,
 		       .imm = n->u.ew.imm,
-		       .imm2 = n->u.ew.imm2};
+		       .imm2 = n->u.ew.imm2,
+		       .table = n->u.ew.table};
 	if (!emit_instr(w, in, r[0], r[1], r[2], dst))
 		return false;
 	w->reg[w->nregs++] = out;

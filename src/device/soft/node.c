@@ -119,6 +119,25 @@ static uint8_t special_flags(const ane_numerics *n)
 			 (CHOSEN(n, ZERO, POSITIVE) ? EW_ZERO_PLUS : 0));
 }
 
+/* The table in which chips look up what an instruction computes; NULL: there is none. */
+static const ane_table *function_table(const ane_numerics *n, int op)
+{
+	static const struct {
+		uint8_t op, fn;
+	} of[] = {{EW_SIGMOID, ANE_SIGMOID}, {EW_TANH, ANE_TANH},   {EW_ERF, ANE_ERF},   {EW_SIN, ANE_SIN},
+		  {EW_COS, ANE_COS},         {EW_EXP, ANE_EXP},     {EW_EXP2, ANE_EXP2}, {EW_LOG, ANE_LOG},
+		  {EW_SQRT, ANE_SQRT},       {EW_RSQRT, ANE_RSQRT}, {EW_INV, ANE_INV},   {EW_GELU, ANE_GELU},
+		  {EW_GELU_TANH, ANE_GELU},  {EW_SILU, ANE_SILU}};
+	if (CHOSEN(n, FUNCTION, EXACT))
+		return NULL;
+	for (int i = 0; i < LENGTH(of); i++)
+		if (of[i].op == op)
+			return ane_table_find((ane_fn)of[i].fn, CHOSEN(n, FUNCTION, M1)   ? ANE_TABLES_M1
+								: CHOSEN(n, FUNCTION, M5) ? ANE_TABLES_M5
+											  : ANE_TABLES_M4);
+	return NULL;
+}
+
 int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, int a, int b, int c, float imm,
 		float imm2)
 {
@@ -140,6 +159,8 @@ int soft_add_ew(soft_fn *s, int op, k_type type, int rank, const int64_t *dim, i
 		n->u.ew.round16 = !cast && CHOSEN(s->numerics, ROUNDING, AWAY) ? EW_AWAY : EW_NEAREST_EVEN;
 	if (fp16 && !integer)
 		n->u.ew.flags = special_flags(s->numerics);
+	if (type == K_F16 && nin > 0 && s->values[in[0]].type == K_F16)
+		n->u.ew.table = function_table(s->numerics, op);
 	n->u.ew.imm = imm;
 	n->u.ew.imm2 = imm2;
 	return out;

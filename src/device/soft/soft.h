@@ -18,6 +18,7 @@
 #ifndef DEVICE_SOFT_SOFT_H
 #define DEVICE_SOFT_SOFT_H
 
+#include "ane/tables.h"
 #include "device/device.h"
 #include "kernel/kernel.h"
 
@@ -94,6 +95,7 @@ typedef struct soft_node {
 			uint8_t round16; /* ew_rounding */
 			uint8_t flags;   /* of ew_flag */
 			float imm, imm2;
+			const ane_table *table; /* NULL: computed */
 		} ew;
 		struct {
 			k_reduction how;
