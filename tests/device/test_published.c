@@ -215,6 +215,69 @@ static void test_scaled_rounding(void **state)
 			 (const char *[]){"floor", "ceil", "round"}[i]);
 }
 
+/* ---- Functions ------------------------------------------------------------------------------ */
+
+typedef struct function_value {
+	const char *numerics, *op;
+	double x;
+	const char *published; /* equal when printed with as many digits */
+} function_value;
+
+static void run_function(const char *numerics, const void *given)
+{
+	const function_value *e = given;
+	char text[40], *end;
+	half x = half_from_double(e->x);
+	int digits = (int)strlen(strchr(e->published, '.') + 1);
+	bench t = bench_open();
+	an_value y = an_unary(&t.b, e->op, bench_input(&t, row(1), &x));
+	an_output(&t.b, y);
+	MIL_OK(t.ctx, an_builder_finish(&t.b));
+	an_device *d = device_soft(t.ctx, numerics, true);
+	an_call *c = device_call(d, t.b.f, 1, 0, 1);
+	*(half *)device_bytes(c, 0) = x;
+	MIL_OK(t.ctx, an_call_run(c));
+	double got = half_to_float(*(half *)device_bytes(c, 1));
+	snprintf(text, sizeof text, "%.*f", digits, got);
+	if (strtod(text, &end) != strtod(e->published, &end))
+		fail_msg("%s, %s(%g): %.7g, published: %s", numerics, e->op, e->x, got, e->published);
+	an_device_close(d);
+	an_program_free(t.p);
+	an_ctx_close(t.ctx);
+}
+
+static void test_functions(void **state)
+{
+	(void)state;
+	static const function_value cases[] = {
+	    /* guide */
+	    {"m1 m2", "gelu", 0, "-0.000543"},
+	    {"m1 m2", "silu", 0, "-0.001259"},
+	    {"m5", "gelu", 0, "-0.000754"},
+	    /* 751K, M4 and M6: knots */
+	    {"m3 m4 m6", "gelu", 0.25, "0.1436"},
+	    {"m3 m4 m5 m6", "silu", 0.5, "0.296"},
+	    {"m4 m6", "sigmoid", 0.5, "0.6226"},  /* sigma(1/2) = 0.62246 */
+	    {"m4 m6", "sigmoid", 0.25, "0.5615"}, /* half way to it from 1/2, half away; exact: 0.56218 */
+	    {"m4 m6", "sigmoid", 100, "0.9995"},  /* sigma(8), where the table ends */
+	    {"m4 m6", "tanh", 3.999, "0.9995"},   /* just before the jump to 1 */
+	    {"m4 m6", "tanh", 4.5, "1.0"},
+	    {"m4,function=exact", "gelu", 0.25, "0.1497"},
+	    {"m4,function=m1", "gelu", 0, "-0.000543"},
+	};
+	for (int i = 0; i < LENGTH(cases); i++)
+		for_each(cases[i].numerics, run_function, &cases[i]);
+	static const elementwise limits[] = {
+	    /* guide, M1 */
+	    {CHIPS, "exp", "11.094", NULL, "inf"},
+	    {CHIPS, "exp", "0 -100", NULL, "1 0"},
+	    {CHIPS, "sqrt", "4 0x1p-24 inf", NULL, "2 0x1p-12 inf"},
+	    {CHIPS, "rsqrt", "4 0.25 inf", NULL, "0.5 2 0"},
+	};
+	for (int i = 0; i < LENGTH(limits); i++)
+		for_each(limits[i].numerics, run_elementwise, &limits[i]);
+}
+
 /* ---- Contractions ---------------------------------------------------------------------------- */
 
 typedef struct contraction {
@@ -324,6 +387,39 @@ static void test_contractions(void **state)
 	};
 	for (int i = 0; i < LENGTH(cases); i++)
 		for_each(cases[i].numerics, run_contraction, &cases[i]);
+}
+
+/* guide, M1, "through a matmul by ones": what fixed point does not give.  Its fingerprints of matrix products
+ * exclude what would; see docs/numerics.md. */
+static void test_contractions_that_differ(void **state)
+{
+	(void)state;
+	static const struct {
+		contraction ours;
+		const char *published;
+	} cases[] = {
+	    {{"m1", "4096 1024*1", "1025*1", NULL, "5120"}, "5116"},
+	    /* a 1x1 convolution with one input channel; 751K measured infinity for 32768 on M4 */
+	    {{"m1", "60000", "1", NULL, "inf"}, "60000"},
+	};
+	for (int i = 0; i < LENGTH(cases); i++) {
+		assert_string_not_equal(cases[i].ours.want, cases[i].published);
+		for_each(cases[i].ours.numerics, run_contraction, &cases[i].ours);
+	}
+	/* M, -M, 1 sixteen times: how many ones survive */
+	static const struct {
+		const char *m;
+		int published;
+	} survivors[] = {{"1024", 16}, {"3000", 16}, {"4090", 16}, {"4096", 4},
+			 {"8000", 4},  {"16000", 4}, {"30000", 4}};
+	for (int i = 0; i < LENGTH(survivors); i++) {
+		char x[16 * 40] = "";
+		for (int j = 0; j < 16; j++)
+			snprintf(x + strlen(x), sizeof x - strlen(x), "%s%s -%s 1", j ? " " : "",
+				 survivors[i].m, survivors[i].m);
+		const contraction c = {"m1", x, "48*1", NULL, "16"};
+		run_contraction("m1", &c);
+	}
 }
 
 /* By an identity matrix: what the accumulator's rounding makes of single values. */
@@ -454,9 +550,14 @@ static void test_along_axes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_elementwise),  cmocka_unit_test(test_scaled_rounding),
-	    cmocka_unit_test(test_contractions), cmocka_unit_test(test_identity),
-	    cmocka_unit_test(test_slices),       cmocka_unit_test(test_along_axes),
+	    cmocka_unit_test(test_elementwise),
+	    cmocka_unit_test(test_scaled_rounding),
+	    cmocka_unit_test(test_functions),
+	    cmocka_unit_test(test_contractions),
+	    cmocka_unit_test(test_contractions_that_differ),
+	    cmocka_unit_test(test_identity),
+	    cmocka_unit_test(test_slices),
+	    cmocka_unit_test(test_along_axes),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
