@@ -298,22 +298,27 @@ static an_status lower_reduce(soft_fn *s, const mil_op *op, int how)
 	return result(s, op, 0, soft_add_reduce(s, (k_reduction)how, s->values[x].type, x, mask));
 }
 
-/* softmax along one axis: at once, or in parts of its type. */
+/* softmax along one axis: at once, in parts of fp32 where specials are a chip's, or in parts of its type. */
 static int softmax(soft_fn *s, int x, int axis)
 {
 	k_type type = s->values[x].type;
 	int64_t dim[SOFT_RANK];
 	memcpy(dim, s->values[x].dim, sizeof dim);
-	if (type != K_F16 || CHOSEN(s->numerics, SOFTMAX, WIDE)) {
+	bool parts = type == K_F16 && CHOSEN(s->numerics, SOFTMAX, PARTS);
+	if (type != K_F16 || (!parts && CHOSEN(s->numerics, INDETERMINATE, IEEE))) {
 		int y = soft_add_node(s, NODE_SOFTMAX, type, s->values[x].rank, dim, 1, &x);
 		if (!s->oom)
 			s->nodes[s->nnodes - 1].u.along.axis = axis;
 		return y;
 	}
 	uint32_t mask = 1u << axis;
-	int z = soft_add_ew_like(s, EW_SUB, type, x, x, soft_add_reduce(s, K_MAX, type, x, mask));
-	z = soft_add_ew_like(s, EW_EXP, type, z, z, -1);
-	int sum = soft_add_reduce(s, K_SUM, type, z, mask);
+	/* infinity - infinity is 0 here: all of the mass is where the operand is infinite */
+	k_type inner = parts ? type : K_F32;
+	int z = soft_add_ew_like(s, EW_SUB, inner, x, x, soft_add_reduce(s, K_MAX, type, x, mask));
+	z = soft_add_ew_like(s, EW_EXP, inner, z, z, -1);
+	int sum = soft_add_reduce(s, K_SUM, inner, z, mask);
+	if (!parts)
+		return soft_add_ew_like(s, EW_DIV, type, z, z, sum);
 	return soft_add_ew_like(s, EW_MUL, type, z, z, soft_add_ew_like(s, EW_INV, type, sum, sum, -1));
 }
 

@@ -297,7 +297,7 @@ int soft_add_concat(soft_fn *s, int axis, bool interleave, int n, const int *par
 	return y;
 }
 
-int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
+static int add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
 {
 	int64_t dim[SOFT_RANK];
 	int rank = s->values[x].rank;
@@ -312,4 +312,28 @@ int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t ma
 	n->u.reduce.mask = mask;
 	n->u.reduce.integer = integer;
 	return out;
+}
+
+/* Sums of chips' fp16 values: exact enough in fp32, then a product by one or 1 / n that rounds as elsewhere.
+ * Without a definition by an operation, which leaves no NaN, x may have some. */
+int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
+{
+	const ane_numerics *numerics = s->numerics;
+	bool chip = CHOSEN(numerics, ROUNDING, AWAY) || CHOSEN(numerics, NAN, INFINITY) ||
+		    CHOSEN(numerics, INDETERMINATE, ZERO);
+	if (s->values[x].type != K_F16 || !chip)
+		return add_reduce(s, how, type, x, mask);
+	int def = s->values[x].def;
+	if (def < 0 || (s->nodes[def].kind != NODE_EW && s->nodes[def].kind != NODE_GEMM))
+		x = soft_add_ew_like(s, EW_MOV, K_F16, x, x, -1);
+	if (type != K_F16 || how == K_MAX || how == K_MIN)
+		return add_reduce(s, how, type, x, mask);
+	double factor = 1;
+	for (int i = 0; how == K_MEAN && i < s->values[x].rank; i++)
+		factor /= mask >> i & 1 ? (double)s->values[x].dim[i] : 1;
+	int sum = add_reduce(s, how == K_MEAN ? K_SUM : how, K_F32, x, mask);
+	int y = soft_add_ew_like(s, EW_MUL, type, sum, sum, soft_add_number(s, type, factor));
+	if (!s->oom) /* infinity - infinity inside the sum is indeterminate, no operand that is NaN */
+		s->nodes[s->nnodes - 1].u.ew.flags &= (uint8_t)~EW_NAN_INF;
+	return y;
 }
