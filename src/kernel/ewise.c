@@ -159,9 +159,9 @@ static void add_counts(k_counts *to, const k_counts *from, int n)
 		__atomic_fetch_add(&to[i].vanished, from[i].vanished, __ATOMIC_RELAXED);
 		float seen;
 		__atomic_load(&to[i].largest, &seen, __ATOMIC_RELAXED);
-		while (from[i].largest > seen &&
-		       !__atomic_compare_exchange(&to[i].largest, &seen, &from[i].largest, false,
-						  __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		float largest = from[i].largest;
+		while (largest > seen && !__atomic_compare_exchange(&to[i].largest, &seen, &largest, false,
+								    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 			;
 	}
 }
