@@ -3,6 +3,7 @@
 #include "kernel/loops.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -249,6 +250,19 @@ void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
 
 /* ---- Reductions ------------------------------------------------------------------- */
 
+/* What a reduction lost: a result that is infinite, or 0, though what was accumulated was not. */
+static void count_reduced(k_counts *to, const float *sum, const float *result, int n, k_type type)
+{
+	to->results += n;
+	for (int i = 0; i < n; i++) {
+		float y = type == K_F16 ? half_to_float(half_from_float(result[i])) : result[i];
+		to->overflowed += fabsf(y) == INFINITY && fabsf(sum[i]) < INFINITY;
+		to->vanished += y == 0 && sum[i] != 0;
+		if (fabsf(y) < INFINITY)
+			to->largest = fmaxf(to->largest, fabsf(y));
+	}
+}
+
 static void reduce_piece(void *arg, int64_t first, int64_t last)
 {
 	const ew_job *job = arg;
@@ -281,8 +295,12 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 					 prog->integer, r == 0);
 		}
 		int ni = fold_i ? 1 : t.ni, nj = fold_j ? 1 : t.nj;
+		float sum[EW_BLOCK];
+		memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
 		if (!prog->integer)
 			job->loops->finish(acc, ni * nj, job->how, job->count);
+		if (counted && !prog->integer)
+			count_reduced(&counts[prog->ninstr], sum, acc, ni * nj, job->out->type);
 		/* one instruction that stores acc: converts as programs do */
 		ew_operand o = *job->out;
 		ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};

@@ -173,7 +173,9 @@ typedef struct ew_program {
 	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
 		       * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
 	/* NULL, or ninstr + 1 counters that are added to: what each instruction on floats did, but LOAD,
-	 * STORE and IMM, and last what the reduction did.  Operands are those after ew_flag. */
+	 * STORE and IMM, and last what the reduction did:
+	 * a result is lost if it is infinite or 0 though the sum was not.  Operands are those after ew_flag.
+	 */
 	k_counts *counts;
 } ew_program;
 void k_ewise(pool *p, uint32_t isa, const ew_program *prog);

@@ -331,6 +331,36 @@ static void test_reductions(void **state)
 	}
 }
 
+/* Rows whose mean of squares is ordinary, too large for fp16, too small, 0, and of an infinity. */
+static void test_reduction_counts(void **state)
+{
+	(void)state;
+	enum { ROWS = 5, LENGTH_OF_ROW = 3000 };
+	static const float of_row[ROWS] = {2, 300, 0x1p-14f, 0, INFINITY};
+	static half x[ROWS][LENGTH_OF_ROW], y[ROWS];
+	for (int i = 0; i < ROWS; i++)
+		for (int j = 0; j < LENGTH_OF_ROW; j++)
+			x[i][j] = half_from_float(of_row[i]);
+	const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0}, {.op = EW_SQUARE, .dst = 0, .a = 0}};
+	const ew_operand in = {x, K_F16, {LENGTH_OF_ROW, 1}}, out = {y, K_F16, {1, 0}};
+	for (int run = 0; run < nisa + CHECK_POOLS; run++) {
+		k_counts c[3] = {{0}};
+		const ew_program p = {.rank = 2,
+				      .dim = {ROWS, LENGTH_OF_ROW},
+				      .ninstr = 2,
+				      .noperands = 1,
+				      .nregs = 1,
+				      .instr = instr,
+				      .operand = &in,
+				      .counts = c};
+		k_reduce(run < nisa ? NULL : check_pools()[run - nisa], isas[run % nisa], &p, 0, K_MEAN, 2,
+			 &out);
+		assert_true(c[2].results == ROWS && c[2].overflowed == 1 && c[2].vanished == 1 &&
+			    c[2].largest == 4);
+		assert_true(c[0].results == 0 && c[1].results == ROWS * LENGTH_OF_ROW);
+	}
+}
+
 static void test_integer_sums(void **state)
 {
 	(void)state;
@@ -738,11 +768,11 @@ static void test_counts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_away),       cmocka_unit_test(test_flags),
-	    cmocka_unit_test(test_round),      cmocka_unit_test(test_counts),
-	    cmocka_unit_test(test_programs),   cmocka_unit_test(test_integers),
-	    cmocka_unit_test(test_reductions), cmocka_unit_test(test_integer_sums),
-	    cmocka_unit_test(test_softmax),    cmocka_unit_test(test_conversion),
-	    cmocka_unit_test(test_copy)};
+	    cmocka_unit_test(test_away),         cmocka_unit_test(test_flags),
+	    cmocka_unit_test(test_round),        cmocka_unit_test(test_counts),
+	    cmocka_unit_test(test_programs),     cmocka_unit_test(test_integers),
+	    cmocka_unit_test(test_reductions),   cmocka_unit_test(test_reduction_counts),
+	    cmocka_unit_test(test_integer_sums), cmocka_unit_test(test_softmax),
+	    cmocka_unit_test(test_conversion),   cmocka_unit_test(test_copy)};
 	return cmocka_run_group_tests(tests, begin, end);
 }
