@@ -610,3 +610,11 @@ __attribute__((constructor)) static void start(void)
 	standin_register(&wrapper_class, wrapper_class_methods);
 	standin_register(&request_class, request_class_methods);
 }
+
+__attribute__((destructor)) static void stop(void)
+{
+	standin_unregister(&descriptor_class);
+	standin_unregister(&model_class);
+	standin_unregister(&wrapper_class);
+	standin_unregister(&request_class);
+}

@@ -198,6 +198,16 @@ void standin_register(standin_class *class, const standin_method *class_methods)
 	classes = class;
 }
 
+void standin_unregister(standin_class *class)
+{
+	standin_class **at = &classes;
+	while (*at && *at != class)
+		at = &(*at)->next;
+	if (*at)
+		*at = class->next;
+	free((void *)(uintptr_t) class->object.isa);
+}
+
 void *objc_getClass(const char *name)
 {
 	for (standin_class *c = classes; c; c = c->next)

@@ -73,6 +73,7 @@ STANDIN_API void standin_release(const void *object);
 STANDIN_API void *standin_autorelease(void *object);
 STANDIN_API bool standin_is(const void *object, const standin_class *class);
 STANDIN_API void standin_register(standin_class *class, const standin_method *class_methods);
+STANDIN_API void standin_unregister(standin_class *class); /* before its library goes away */
 /* Counts a call that can fail; true: it has to. */
 STANDIN_API bool standin_fails(const char *call);
 /* What a real library would crash at: says so and ends the process. */

@@ -59,8 +59,10 @@ an_call *device_call(an_device *d, an_function *f, uint64_t seed, double low, do
 		an_buffer *b;
 		MIL_OK(d->ctx, an_buffer_new(d, &e->ports[i].type, &b));
 		MIL_OK(d->ctx, an_call_bind(c, e->ports[i].name, b));
-		if (i < e->ninputs)
+		if (i < e->ninputs) {
 			device_fill(&e->ports[i].type, an_buffer_map(b), seed, (uint64_t)i, low, high);
+			an_buffer_unmap(b);
+		}
 		an_buffer_free(b); /* the call owns it now */
 	}
 	an_executable_free(e);

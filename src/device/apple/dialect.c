@@ -238,11 +238,10 @@ static an_status write_all(apple_model *m, arena *a, an_program *p, const an_fun
 	const char *folder = f->program->model_path;
 	p->version_major = f->program->version_major;
 	p->version_minor = f->program->version_minor;
-	if (m->dev->quirks.value[QUIRK_BUILD_INFO]) {
-		p->info = (mil_pair *)(uintptr_t)
-		    build_info; /* in place of what the program says of its own origin */
-		p->ninfo = LENGTH(build_info);
-	}
+	/* in place of what the program says of its own origin */
+	bool known = m->dev->quirks.value[QUIRK_BUILD_INFO];
+	p->info = known ? (mil_pair *)(uintptr_t)build_info : f->program->info;
+	p->ninfo = known ? LENGTH(build_info) : f->program->ninfo;
 	if (folder && !(p->model_path = arena_strdup(&p->arena, folder)))
 		return fail_memory(p->ctx, 0);
 	TRY(rewrite(m, a, p, f));
