@@ -66,10 +66,14 @@ static an_status apple_open(an_device *d, const an_device_options *opt)
 	const char *chip = s == AN_OK ? chip_name(dev) : NULL;
 	if (s == AN_OK && (s = ane_quirks_set(d->ctx, chip, opt->quirks, &dev->quirks)) != AN_OK)
 		route->close(dev);
+	if (s == AN_OK && chip && (s = ane_numerics_parse(d->ctx, chip, &dev->numerics)) != AN_OK)
+		route->close(dev);
 	if (s != AN_OK) {
 		mem_free(d->ctx, dev, sizeof *dev);
 		return s;
 	}
+	if (chip)
+		d->numerics = &dev->numerics; /* what is published of the chip: a plan may ask */
 	d->info.name = route->name;
 	d->info.numerics = chip ? chip : "unknown chip";
 	d->info.compiles_left = model_compiles_left(dev);

@@ -69,6 +69,7 @@ struct apple_device {
 	const apple_route *route;
 	apple_symbols sym;
 	ane_quirks quirks;
+	ane_numerics numerics;
 	int64_t owned;       /* objects of Apple's that we own */
 	uint64_t serial;     /* of the last memory */
 	unsigned qos;        /* quality of service of every call */
