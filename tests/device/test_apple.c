@@ -247,8 +247,8 @@ static void test_missing(void **state)
 	    "_ANEInMemoryModel unloadWithQoS:error:",
 	    "_ANEInMemoryModel evaluateWithQoS:options:request:error:",
 	    "_ANEIOSurfaceObject objectWithIOSurface:",
-	    "_ANERequest "
-	    "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:"};
+	    ("_ANERequest "
+	     "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:")};
 	for (int i = 0; i < LENGTH(hidden); i++) {
 		snprintf(s->hidden, sizeof s->hidden, "%s", hidden[i]);
 		assert_int_equal(try_open(ctx, FREE, &d), AN_UNSUPPORTED);
