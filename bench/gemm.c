@@ -162,7 +162,7 @@ static double ours(pool *p, uint32_t isa, k_precision precision, layout l, int64
 		    .nbatch = 1,
 		    .batch = {batches},
 		    .precision = precision,
-		    .accumulate = l == WEIGHT_GRADIENT,
+		    .accumulate = l == WEIGHT_GRADIENT && precision != K_FIXED,
 		    .a = {type == K_F16 ? (void *)ha : fa, type, turn_a ? 1 : k, turn_a ? m : 1, {m * k}},
 		    .b = {type == K_F16 ? (void *)hb : fb, type, turn_b ? 1 : n, turn_b ? k : 1, {k * n}},
 		    .c = {c, l == WEIGHT_GRADIENT || type == K_F32 ? K_F32 : K_F16, n, 1, {m * n}}};
@@ -260,19 +260,14 @@ static const struct shape {
 	layout l;
 	int64_t batches, m, n, k;
 } shapes[] = {
-    {FORWARD, 1, 768, 256, 768},
-    {FORWARD, 1, 2048, 256, 768},
-    {FORWARD, 1, 768, 256, 2048},
-    {FORWARD, 1, 768, 2048, 768},
-    {FORWARD, 1, 288, 1024, 288},
-    {FORWARD, 1, 4096, 1024, 288},
-    {INPUT_GRADIENT, 1, 768, 256, 2048},
-    {INPUT_GRADIENT, 1, 288, 1024, 768},
-    {WEIGHT_GRADIENT, 1, 2048, 768, 256},
-    {WEIGHT_GRADIENT, 1, 768, 288, 1024},
-    {FORWARD, 48, 256, 256, 64},
-    {FORWARD, 48, 64, 256, 256},
-    {FORWARD, 1, 768, 1, 768},
+    {FORWARD, 1, 768, 256, 768},          {FORWARD, 1, 2048, 256, 768},
+    {FORWARD, 1, 768, 256, 2048},         {FORWARD, 1, 768, 2048, 768},
+    {FORWARD, 1, 288, 1024, 288},         {FORWARD, 1, 4096, 1024, 288},
+    {INPUT_GRADIENT, 1, 768, 256, 2048},  {INPUT_GRADIENT, 1, 288, 1024, 768},
+    {WEIGHT_GRADIENT, 1, 2048, 768, 256}, {WEIGHT_GRADIENT, 1, 768, 288, 1024},
+    {FORWARD, 1, 32000, 256, 288},        {INPUT_GRADIENT, 1, 288, 256, 32000},
+    {FORWARD, 48, 256, 256, 64},          {FORWARD, 48, 64, 256, 256},
+    {INPUT_GRADIENT, 24, 256, 256, 48},   {FORWARD, 1, 768, 1, 768},
     {FORWARD, 1, 32000, 1, 768},
 };
 
@@ -309,7 +304,7 @@ typedef struct rate {
 } rate;
 
 static void print_shape(const options *o, const struct shape *s, const rate *r, int n, double peak,
-			const char *exact, const char *fast, bool last)
+			const char *exact, const char *fast, const char *fixed, bool last)
 {
 	if (o->json) {
 		printf("  {\"product\": \"%s\", \"batches\": %lld, \"m\": %lld, \"n\": %lld, \"k\": %lld",
@@ -317,8 +312,8 @@ static void print_shape(const options *o, const struct shape *s, const rate *r, 
 		       (long long)s->k);
 		for (int i = 0; i < n; i++)
 			printf(", \"%s\": %.1f", r[i].name, r[i].gflops);
-		printf(", \"exact_kernel\": \"%s\", \"fast_kernel\": \"%s\"}%s\n", exact, fast,
-		       last ? "" : ",");
+		printf(", \"exact_kernel\": \"%s\", \"fast_kernel\": \"%s\", \"fixed_kernel\": \"%s\"}%s\n",
+		       exact, fast, fixed, last ? "" : ",");
 		return;
 	}
 	char text[64];
@@ -327,12 +322,12 @@ static void print_shape(const options *o, const struct shape *s, const rate *r, 
 		 (long long)s->n, (long long)s->k);
 	printf("%-8s%-20s", layout_name[s->l], text);
 	for (int i = 0; i < n; i++) {
-		if (i < 3 && peak > 0)
+		if (i < 4 && peak > 0)
 			printf("%9.1f %3.0f%%", r[i].gflops, 100 * r[i].gflops / peak);
 		else
 			printf("%9.1f", r[i].gflops);
 	}
-	printf("   %s, %s\n", exact, fast);
+	printf("   %s, %s, %s\n", exact, fast, fixed);
 }
 
 int main(int argc, char **argv)
@@ -368,16 +363,16 @@ int main(int argc, char **argv)
 		       an_ctx_isa(ctx), threads, peak);
 	else
 		printf("%s, %d threads, fp32 multiply-add peak %.0f GFLOP/s; GFLOP/s and share of it\n"
-		       "product MxNxK                  f16 exact     f16 fast      f32 exact    oneDNN f32 "
-		       "bf16\n",
+		       "product MxNxK                  f16 exact     f16 fast      f32 exact    f16 fixed    "
+		       "oneDNN f32 bf16\n",
 		       an_ctx_isa(ctx), threads, peak);
 	struct shape own = {FORWARD, 1, o.size[0], o.size[1], o.size[2]};
 	int count = o.nsizes ? 1 : LENGTH(shapes);
 	for (int i = 0; i < count; i++) {
 		const struct shape *s = o.nsizes ? &own : &shapes[i];
 		double work = 2e-9 * (double)(s->batches * s->m * s->n * s->k);
-		rate r[5];
-		const char *name = "", *exact = "", *fast = "";
+		rate r[6];
+		const char *name = "", *exact = "", *fast = "", *fixed = "";
 		int n = 0;
 		r[n++] = (rate){"f16_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n,
 							 s->k, K_F16, o.runs, &exact)};
@@ -385,13 +380,15 @@ int main(int argc, char **argv)
 							s->k, K_F16, o.runs, &fast)};
 		r[n++] = (rate){"f32_exact", work / ours(p, ctx->isa, K_EXACT, s->l, s->batches, s->m, s->n,
 							 s->k, K_F32, o.runs, &name)};
+		r[n++] = (rate){"f16_fixed", work / ours(p, ctx->isa, K_FIXED, s->l, s->batches, s->m, s->n,
+							 s->k, K_F16, o.runs, &fixed)};
 #ifdef HAVE_DNNL
 		double t = onednn(dnnl_f32, s->l, s->batches, s->m, s->n, s->k, o.runs);
 		r[n++] = (rate){"onednn_f32", t > 0 ? work / t : 0};
 		t = onednn(dnnl_bf16, s->l, s->batches, s->m, s->n, s->k, o.runs);
 		r[n++] = (rate){"onednn_bf16", t > 0 ? work / t : 0};
 #endif
-		print_shape(&o, s, r, n, peak, exact, fast, i == count - 1);
+		print_shape(&o, s, r, n, peak, exact, fast, fixed, i == count - 1);
 	}
 	if (o.json)
 		printf("]}\n");
