@@ -29,10 +29,17 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
 	 .mc = 120, .kc = 256, .nc = 512,
 	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
+	{.name = "fixed_vector_avx512", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .kr = 16, .element = 8,
+	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx512, .vector = gemm_fixed_vector_avx512},
 	{.name = "fixed_avx512_12x32", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .mr = 12, .nr = 32, .kr = 1,
 	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
 	 .pack_a = pack_fixed_avx512_a, .pack_b = pack_fixed_avx512_b, .kernel = gemm_fixed_avx512},
 	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
+	{.name = "fixed_vector_avx2", .isa = ISA_AVX2, .precision = FIXED, .f16_only = true, .kr = 8, .element = 8,
+	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx2, .vector = gemm_fixed_vector_avx2},
+	{.name = "fixed_avx2_4x16", .isa = ISA_AVX2, .precision = FIXED, .f16_only = true, .mr = 4, .nr = 16, .kr = 1,
+	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
+	 .pack_a = pack_fixed_avx2_a, .pack_b = pack_fixed_avx2_b, .kernel = gemm_fixed_avx2},
 	{.name = "f32_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT | FAST, .mr = 6, .nr = 16, .kr = 1, .element = 4,
 	 .mc = 120, .kc = 256, .nc = 256,
 	 .pack_a = pack_f32_avx2_a, .pack_b = pack_f32_avx2_b, .kernel = gemm_f32_avx2},
@@ -84,7 +91,7 @@ typedef struct gemm_plan {
 	bool direct;        /* kernels write to C itself */
 	bool parallel;
 	size_t shared_b, shared_bytes; /* scratch of all: B, then A */
-	size_t a_bytes, b_bytes;
+	size_t a_bytes, b_bytes, x_bytes;
 	size_t local_bytes; /* scratch of one thread */
 	char *scratch;
 	/* while running */
@@ -144,7 +151,9 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
 	if (r->vector) {
 		q->mb = cut(g->m, r->mc, 1, &q->mc);
-		q->shared_bytes = (size_t)round_up(q->batches * g->n * g->k * 4, ALIGN);
+		q->x_bytes = r->pack_a ? panel_bytes(r, 1, round_up(g->k, r->kr)) : (size_t)g->k * 4;
+		q->x_bytes = (size_t)round_up((int64_t)q->x_bytes, ALIGN);
+		q->shared_bytes = q->x_bytes * (size_t)(q->batches * g->n);
 		return;
 	}
 	q->direct = g->c.type == K_F32 && g->c.cs == 1;
@@ -384,6 +393,11 @@ static void pack_item(void *arg, int64_t i, int worker)
 
 /* ---- Products with a few columns -------------------------------------------------- */
 
+static void *packed_vector(const gemm_plan *q, int64_t batch, int64_t column)
+{
+	return q->scratch + (size_t)(batch * q->g.n + column) * q->x_bytes;
+}
+
 static void vector_item(void *arg, int64_t i, int worker)
 {
 	const gemm_run *run = arg;
@@ -397,9 +411,15 @@ static void vector_item(void *arg, int64_t i, int worker)
 	int m = (int)MIN(g->m - row, q->mc);
 	int64_t c = gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs;
 	const char *a = element_at(&g->a, gemm_batch_offset(&q->g, &g->a, batch) + row * g->a.rs);
+	const bool biased = q->row->precision & FIXED && g->bias.data;
 	for (int64_t j = 0; j < g->n; j++) {
-		const float *x = (const float *)(void *)q->scratch + (batch * g->n + j) * g->k;
-		q->row->vector(y, a, g->a.type, g->a.rs, g->a.cs, m, g->k, x);
+		if (biased)
+			run->loops->load(y,
+					 element_at(&g->bias, gemm_batch_offset(g, &g->bias, batch) +
+								  row * g->bias.rs + j * g->bias.cs),
+					 g->bias.type, g->bias.rs, m);
+		q->row->vector(y, a, g->a.type, g->a.rs, g->a.cs, m, g->k, packed_vector(q, batch, j),
+			       biased);
 		if (g->accumulate)
 			for (int r = 0; r < m; r++)
 				((float *)g->c.data)[c + j * g->c.cs + r * g->c.rs] += y[r];
@@ -414,8 +434,13 @@ static void run_vectors(pool *p, gemm_run *run)
 	const k_gemm_args *g = &q->g;
 	for (int64_t b = 0; b < q->batches; b++)
 		for (int64_t j = 0; j < g->n; j++) {
-			float *x = (float *)(void *)q->scratch + (b * g->n + j) * g->k;
-			int64_t offset = gemm_batch_offset(&q->g, &g->b, b) + j * g->b.cs;
+			float *x = packed_vector(q, b, j);
+			int64_t offset = gemm_batch_offset(g, &g->b, b) + j * g->b.cs;
+			if (q->row->pack_a) {
+				q->row->pack_a(x, element_at(&g->b, offset), g->b.type, 0, g->b.rs, 1,
+					       (int)g->k);
+				continue;
+			}
 			for (int64_t k = 0; k < g->k; k += EW_BLOCK)
 				run->loops->load(x + k, element_at(&g->b, offset + k * g->b.rs), g->b.type,
 						 g->b.rs, (int)MIN(g->k - k, EW_BLOCK));

@@ -22,9 +22,10 @@ typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv,
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			    bool add);
 
-/* y[i] = sum over k of a[i * rs + k * cs] x[k] for i < m */
+/* y[i] = sum over k of a[i * rs + k * cs] x[k] for i < m; x is fp32, or what the row's pack_a makes of one
+ * vector.  Rows of K_FIXED with `add`: y holds where the sums start. */
 typedef void gemm_vector_fn(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
-			    const float *x);
+			    const void *x, bool add);
 
 struct k_gemm_row {
 	const char *name;
@@ -40,8 +41,8 @@ struct k_gemm_row {
 	gemm_pack_fn *pack_a, *pack_b;
 	gemm_kernel_fn *kernel;
 	void (*begin)(void), (*end)(void); /* around a thread's use of `kernel`; may be NULL */
-	/* Rows with this one take products with at most GEMM_VECTORS columns and use nothing above
-	 * but mc: the matrix is read once, unpacked. */
+	/* Rows with this one take products with at most GEMM_VECTORS columns and use nothing above but mc,
+	 * and pack_a with what describes its panel: the matrix is read once, unpacked. */
 	gemm_vector_fn *vector;
 };
 
@@ -74,8 +75,13 @@ gemm_kernel_fn gemm_bf16_avx512;
 gemm_pack_fn pack_fixed_portable_a, pack_fixed_portable_b;
 gemm_kernel_fn gemm_fixed_portable;
 
-gemm_pack_fn pack_fixed_avx512_a, pack_fixed_avx512_b;
+gemm_pack_fn pack_fixed_avx2_a, pack_fixed_avx2_b, pack_fixed_vector_avx2;
+gemm_kernel_fn gemm_fixed_avx2;
+gemm_vector_fn gemm_fixed_vector_avx2;
+
+gemm_pack_fn pack_fixed_avx512_a, pack_fixed_avx512_b, pack_fixed_vector_avx512;
 gemm_kernel_fn gemm_fixed_avx512;
+gemm_vector_fn gemm_fixed_vector_avx512;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split;

@@ -158,8 +158,9 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 }
 
 UNCHECKED void gemm_vector_avx512(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m,
-				  int64_t k, const float *x)
+				  int64_t k, const void *x, bool add)
 {
+	(void)add; /* of K_FIXED */
 	if (type == K_F16)
 		vector_type(y, a, K_F16, rs, cs, m, k, x);
 	else

@@ -45,13 +45,14 @@ void gemm_f32_portable(int k, const void *pa, const void *pb, float *c, int64_t 
 }
 
 void gemm_vector_portable(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
-			  const float *x)
+			  const void *x, bool add)
 {
+	(void)add;          /* of K_FIXED */
 	enum { LANES = 8 }; /* partial sums; for vector code, and smaller errors */
 	for (int i = 0; i < m; i++) {
 		float lane[LANES] = {0};
 		for (int64_t p = 0; p < k; p++)
-			lane[p % LANES] += element(a, type, i * rs + p * cs) * x[p];
+			lane[p % LANES] += element(a, type, i * rs + p * cs) * ((const float *)x)[p];
 		y[i] =
 		    ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 	}

@@ -218,22 +218,64 @@ static void test_blocks_and_threads(void **state)
 	}
 }
 
-/* All products that a pair of exponents around the cut-off can give: 2^11 significands against some. */
-static void test_products(void **state)
+/* Elements that are neighbours along no axis, backwards along one. */
+static void test_strides(void **state)
 {
 	(void)state;
+	enum { M = 21, N = 3, K = 37 };
 	for (int r = 0; r < gemm_table_size; r++) {
 		const k_gemm_row *row = &gemm_table[r];
 		if (!runs_here(row))
 			continue;
-		enum { M = 2048, N = 64 };
-		static half x[M], w[N], y[M * N];
-		for (int e = -18; e <= -10; e++) {
-			for (int i = 0; i < M; i++) /* exponents -14 (also subnormal) and -13 */
-				x[i] = (half)(i + 512);
-			for (int j = 0; j < N; j++)
-				w[j] = (half)((uint32_t)(e + 14 + 15) << 10 | (uint32_t)(j * 16) |
-					      (j & 1 ? 0x8000 : 0));
+		for (int kind = 0; kind < KINDS; kind++) {
+			half a[M * K * 3], b[N * K * 2], bias[M * 2], y[M * N * 2];
+			for (int i = 0; i < LENGTH(a); i++)
+				a[i] = draw(kind, 77, (uint64_t)i);
+			for (int i = 0; i < LENGTH(b); i++)
+				b[i] = draw(NORMAL, 78, (uint64_t)i);
+			for (int i = 0; i < LENGTH(bias); i++)
+				bias[i] = draw(NORMAL, 79, (uint64_t)i);
+			k_gemm_args g = {.m = M, .n = N, .k = K, .precision = K_FIXED};
+			g.a = (k_matrix){a + 3 * (K - 1), K_F16, 3 * K, -3, {0}};
+			g.b = (k_matrix){b, K_F16, 2 * N, 2, {0}};
+			g.c = (k_matrix){y, K_F16, 2 * N, 2, {0}};
+			g.bias = (k_matrix){bias, K_F16, 2, 0, {0}};
+			void *scratch = malloc(k_gemm_scratch(row, &g, 1));
+			assert_non_null(scratch);
+			k_gemm(NULL, row, &g, scratch);
+			free(scratch);
+			for (int i = 0; i < M; i++)
+				for (int j = 0; j < N; j++) {
+					half want = check_fixed(a + 3 * (i * K + K - 1), -3, b + 2 * j, 2 * N,
+								K, (double)half_to_float(bias[2 * i]));
+					if (y[2 * (i * N + j)] != want)
+						fail_msg("%s, data %d: [%d][%d] is %g, expected %g",
+							 row->name, kind, i, j,
+							 half_to_float(y[2 * (i * N + j)]),
+							 half_to_float(want));
+				}
+		}
+	}
+}
+
+/* All products that a pair of exponents around the cut-off can give: 2^11 significands against some. */
+static void test_products(void **state)
+{
+	(void)state;
+	enum { M = 2048, N = 64 };
+	static half x[M], w[N], y[M * N], want[M * N];
+	for (int e = -18; e <= -10; e++) {
+		for (int i = 0; i < M; i++) /* exponents -14 (also subnormal) and -13 */
+			x[i] = (half)(i + 512);
+		for (int j = 0; j < N; j++)
+			w[j] =
+			    (half)((uint32_t)(e + 14 + 15) << 10 | (uint32_t)(j * 16) | (j & 1 ? 0x8000 : 0));
+		for (int i = 0; i < M * N; i++)
+			want[i] = check_fixed(&x[i / N], 0, &w[i % N], 0, 1, 0);
+		for (int r = 0; r < gemm_table_size; r++) {
+			const k_gemm_row *row = &gemm_table[r];
+			if (!runs_here(row))
+				continue;
 			k_gemm_args g = {.m = M, .n = N, .k = 1, .precision = K_FIXED};
 			g.a = (k_matrix){x, K_F16, 1, 1, {0}};
 			g.b = (k_matrix){w, K_F16, 1, 1, {0}};
@@ -242,11 +284,10 @@ static void test_products(void **state)
 			assert_non_null(scratch);
 			k_gemm(NULL, row, &g, scratch);
 			free(scratch);
-			for (int i = 0; i < M; i++)
-				for (int j = 0; j < N; j++)
-					if (y[i * N + j] != check_fixed(&x[i], 0, &w[j], 0, 1, 0))
-						fail_msg("%s: %04x %04x gives %04x", row->name, x[i], w[j],
-							 y[i * N + j]);
+			for (int i = 0; i < M * N; i++)
+				if (y[i] != want[i])
+					fail_msg("%s: %04x %04x gives %04x", row->name, x[i / N], w[i % N],
+						 y[i]);
 		}
 	}
 }
@@ -254,12 +295,24 @@ static void test_products(void **state)
 static void test_selection(void **state)
 {
 	(void)state;
-	k_gemm_args g = {.m = 64, .n = 1, .k = 64, .precision = K_FIXED};
-	assert_string_equal(k_gemm_name(k_gemm_select(&g, 0)), "fixed_portable_4x8");
+	static const struct {
+		int64_t n;
+		uint32_t isa;
+		const char *name;
+	} want[] = {
+	    {64, 0, "fixed_portable_4x8"},
+	    {1, 0, "fixed_portable_4x8"},
 #ifdef __x86_64__
-	assert_string_equal(k_gemm_name(k_gemm_select(&g, ISA_AVX2)), "fixed_portable_4x8");
-	assert_string_equal(k_gemm_name(k_gemm_select(&g, ISA_AVX2 | ISA_AVX512)), "fixed_avx512_12x32");
+	    {64, ISA_AVX2, "fixed_avx2_4x16"},
+	    {1, ISA_AVX2, "fixed_vector_avx2"},
+	    {64, ISA_AVX2 | ISA_AVX512, "fixed_avx512_12x32"},
+	    {4, ISA_AVX2 | ISA_AVX512, "fixed_vector_avx512"},
 #endif
+	};
+	for (int i = 0; i < LENGTH(want); i++) {
+		k_gemm_args g = {.m = 64, .n = want[i].n, .k = 64, .precision = K_FIXED};
+		assert_string_equal(k_gemm_name(k_gemm_select(&g, want[i].isa)), want[i].name);
+	}
 }
 
 static int begin(void **state)
@@ -277,8 +330,11 @@ static int end(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases), cmocka_unit_test(test_random),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases),
+					   cmocka_unit_test(test_random),
 					   cmocka_unit_test(test_blocks_and_threads),
-					   cmocka_unit_test(test_products), cmocka_unit_test(test_selection)};
+					   cmocka_unit_test(test_strides),
+					   cmocka_unit_test(test_products),
+					   cmocka_unit_test(test_selection)};
 	return cmocka_run_group_tests(tests, begin, end);
 }
