@@ -19,8 +19,8 @@ typedef struct device_ops {
 	 * e's ports are set.  What is allocated outside e's arena is undone on failure. */
 	an_status (*compile)(an_device *d, an_function *f, an_executable *e);
 	void (*free_executable)(an_executable *e);
-	/* Optional: gives e the constants of f, which is what it was compiled from but for values of blobs, is
-	 * verified and has its constants loaded.  Calls stay bound.  On failure e is as it was. */
+	/* Optional: gives e the constants of f, which is what it was compiled from but for values of blobs,
+	 * is verified and has its constants loaded.  Calls stay bound.  On failure e is as it was. */
 	an_status (*reload)(an_executable *e, an_function *f);
 	an_status (*text)(const an_executable *e, str *out); /* what it has become, for people */
 	an_status (*alloc)(an_buffer *b); /* b->type, b->bytes are set; sets b->impl, which is one memory */
