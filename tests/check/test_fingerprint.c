@@ -4,17 +4,6 @@
 #include "support/device_support.h"
 
 /* Sanitized code is ten times slower; two fingerprints differ from smaller ones in size alone. */
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
 static bool large(const char *id) { return !strcmp(id, "gemm-2048") || !strcmp(id, "conv-128"); }
 
 /* Every figure that known arithmetic explains, on the first chip of its row. */

@@ -6,6 +6,18 @@
 #include "support/mil_support.h"
 #include "support/pass_eval.h"
 
+/* Whether this is a sanitized build: ten times slower, and its memory is not the program's alone. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
 /* A context with so many threads (0: the default) and a soft device in it. */
 an_ctx *device_ctx(int threads);
 an_device *device_soft(an_ctx *ctx, const char *numerics, bool fusion);
