@@ -21,8 +21,8 @@ typedef struct cli_command {
 } cli_command;
 
 /* ORDER COMMANDS: main.c lists them. */
-extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan, cmd_compare,
-    cmd_fingerprint, cmd_ops;
+extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan,
+    cmd_compare, cmd_fingerprint, cmd_ops;
 
 /* ---- Options ---------------------------------------------------------------------- */
 
