@@ -431,7 +431,7 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_GELU: LOOP(gelu_f(a[i])); break;
 	case EW_GELU_TANH: LOOP(gelu_tanh_f(a[i])); break;
 	case EW_GELU_SIGMOID: LOOP(a[i] * sigmoid_f(1.702f * a[i])); break;
-	case EW_SOFTPLUS: LOOP(pick(a[i] < 0, 0.0f, a[i]) + log1p_f(exp_f(-fabsf(a[i])))); break;
+	case EW_SOFTPLUS: LOOP(pick(a[i] < 0, 0.0f, a[i]) + log1p_f(exp_down(-fabsf(a[i])))); break;
 	case EW_SOFTSIGN: LOOP(a[i] / (1 + fabsf(a[i]))); break;
 	case EW_LOAD: case EW_STORE: case EW_OP_COUNT: break;
 	}
