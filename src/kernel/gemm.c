@@ -77,18 +77,24 @@ const char *k_gemm_name(const k_gemm_row *r) { return r->name; }
 
 /* ---- The plan --------------------------------------------------------------------- */
 
+typedef enum packing {
+	LOCAL,  /* every block of C packs what it needs */
+	SHARED, /* packed once for all threads before they start */
+	PACKED  /* by the caller */
+} packing;
+
 /* How a product is cut up.  Nothing here changes results: each element of C is the sum over
  * blocks of kc of one kernel's sum, wherever its tile lies and whoever computes it. */
 typedef struct gemm_plan {
 	const k_gemm_row *row;
-	k_gemm_args g; /* perhaps transposed */
+	k_gemm_args g;   /* perhaps transposed */
+	bool transposed; /* so it is */
 	int64_t batches;
 	int64_t mc, nc, kc; /* blocks, even ones */
 	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
-	int64_t chunk;      /* columns of B that are packed at once; shared B only */
-	bool shared;        /* B is packed once for all threads, else every tile packs its part */
-	bool shared_a;      /* so is A, which several tiles need */
-	bool direct;        /* kernels write to C itself */
+	int64_t chunk;      /* columns of B that are packed at once; SHARED only */
+	packing pack_a, pack_b;
+	bool direct; /* kernels write to C itself */
 	bool parallel;
 	size_t shared_b, shared_bytes; /* scratch of all: B, then A */
 	size_t a_bytes, b_bytes, x_bytes;
@@ -107,6 +113,8 @@ typedef struct gemm_plan {
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+static k_triangle turned(k_triangle t) { return t == K_LOWER ? K_UPPER : t == K_UPPER ? K_LOWER : K_WHOLE; }
+
 /* C^T = B^T A^T */
 static void transpose(k_gemm_args *g)
 {
@@ -116,6 +124,13 @@ static void transpose(k_gemm_args *g)
 	g->b = a;
 	g->m = g->n;
 	g->n = m;
+	const void *packed = g->packed_a;
+	g->packed_a = g->packed_b;
+	g->packed_b = packed;
+	k_triangle t = g->triangle_a;
+	g->triangle_a = turned(g->triangle_b);
+	g->triangle_b = turned(t);
+	g->triangle_c = turned(g->triangle_c);
 	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
 	for (int i = 0; i < LENGTH(all); i++) {
 		k_matrix *x = all[i];
@@ -128,6 +143,18 @@ static void transpose(k_gemm_args *g)
 static size_t panel_bytes(const k_gemm_row *r, int width, int64_t k)
 {
 	return (size_t)(width * k * r->element + r->trailer);
+}
+
+/* Panels of one block of K that hold `count` vectors; and those of all blocks of K. */
+static size_t block_bytes(const gemm_plan *q, int width, int64_t count)
+{
+	const int64_t bytes = (int64_t)panel_bytes(q->row, width, q->kc) * ceil_div(count, width);
+	return (size_t)round_up(bytes, ALIGN);
+}
+static size_t panels_bytes(const gemm_plan *q, int width, int64_t count)
+{
+	const int64_t bytes = (int64_t)panel_bytes(q->row, width, q->kc) * ceil_div(count, width) * q->kb;
+	return (size_t)round_up(bytes, ALIGN);
 }
 
 /* The number of blocks of about `block` that n falls into, and the even size of one. */
@@ -146,10 +173,12 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	assert(!(r->precision & FIXED) || !g->accumulate);
 	for (int d = 0; d < g->nbatch; d++)
 		q->batches *= g->batch[d];
-	if (r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1)
+	q->transposed = r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1;
+	if (q->transposed)
 		transpose(g);
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
 	if (r->vector) {
+		assert(!g->packed_a && !g->packed_b);
 		q->mb = cut(g->m, r->mc, 1, &q->mc);
 		q->x_bytes = r->pack_a ? panel_bytes(r, 1, round_up(g->k, r->kr)) : (size_t)g->k * 4;
 		q->x_bytes = (size_t)round_up((int64_t)q->x_bytes, ALIGN);
@@ -161,10 +190,10 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
 	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
 	 * those too small to be worth two rounds. */
-	int64_t products = g->m * g->n * g->k;
-	q->shared = g->m > r->mc && (q->batches < 2 * threads || products > (int64_t)1 << 26);
+	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
+	q->pack_b = g->packed_b ? PACKED : g->m > r->mc && few ? SHARED : LOCAL;
 	q->chunk = g->n;
-	if (q->shared) {
+	if (q->pack_b == SHARED) {
 		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / nmax * nmax;
 		cut(g->n, MAX(most, nmax), r->nr, &q->chunk);
 	}
@@ -172,7 +201,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	for (;;) {
 		q->mb = cut(g->m, mlimit, r->mr, &q->mc);
 		q->nb = cut(q->chunk, nlimit, r->nr, &q->nc);
-		int64_t items = q->mb * q->nb * (q->shared ? 1 : q->batches);
+		int64_t items = q->mb * q->nb * (q->pack_b == SHARED ? 1 : q->batches);
 		if (items >= want)
 			break;
 		if (nlimit > 96 && nlimit >= 2 * r->nr)
@@ -183,18 +212,17 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 			break;
 	}
 	/* sizes for the largest blocks, so that fewer threads than expected find enough room */
-	const int64_t all_a = (int64_t)panel_bytes(r, r->mr, q->kc) * ceil_div(g->m, r->mr) * q->kb;
-	q->shared_a = q->shared && q->nb > 1 && all_a <= SHARED_A_LIMIT;
-	q->a_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->mr, q->kc) * (mmax / r->mr), ALIGN);
-	q->b_bytes =
-	    q->shared ? 0 : (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * (nmax / r->nr), ALIGN);
+	const int64_t all_a = (int64_t)panels_bytes(q, r->mr, g->m);
+	q->pack_a = g->packed_a                                                         ? PACKED
+		    : q->pack_b != LOCAL && few && q->nb > 1 && all_a <= SHARED_A_LIMIT ? SHARED
+											: LOCAL;
+	q->a_bytes = q->pack_a == PACKED ? 0 : block_bytes(q, r->mr, mmax);
+	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, r->nr, nmax) : 0;
 	/* C's fp32 block; with one block of K a tile is final at once, and one tile is enough */
 	int64_t block = q->direct ? 0 : q->kb > 1 ? mmax * nmax : r->mr * r->nr;
 	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
-	if (q->shared)
-		q->shared_b = (size_t)round_up(
-		    (int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb, ALIGN);
-	q->shared_bytes = q->shared_b + (q->shared_a ? (size_t)round_up(all_a, ALIGN) : 0);
+	q->shared_b = q->pack_b == SHARED ? panels_bytes(q, r->nr, q->chunk) : 0;
+	q->shared_bytes = q->shared_b + (q->pack_a == SHARED ? (size_t)all_a : 0);
 }
 
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
@@ -209,7 +237,9 @@ size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
 	return most + ALIGN;
 }
 
-/* ---- Running it ------------------------------------------------------------------- */
+/* ---- Panels ------------------------------------------------------------------------ */
+
+#define PACK_PANELS 4 /* panels that one thread packs at a time */
 
 static char *element_at(const k_matrix *x, int64_t offset)
 {
@@ -255,22 +285,140 @@ static void pack_rows(const gemm_plan *q, char *to, int64_t batch, int64_t row, 
 		    gemm_batch_offset(&q->g, a, batch) + row * a->rs + k0 * a->cs, a->rs, a->cs, m, k, q->kc);
 }
 
-/* Where panels of K block `kb` are that hold column or row `at`. */
+/* Panels of one operand: `from` holds all blocks of K, each with panels for `count` vectors. */
+static char *panels_at(const gemm_plan *q, const void *from, int width, int64_t count, int64_t kb, int64_t at)
+{
+	return (char *)from +
+	       panel_bytes(q->row, width, q->kc) * (size_t)(kb * ceil_div(count, width) + at / width);
+}
 static char *shared_columns(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	const int nr = q->row->nr;
-	return q->scratch + panel_bytes(q->row, nr, q->kc) * (size_t)(kb * ceil_div(q->chunk, nr) + at / nr);
+	return panels_at(q, q->scratch, q->row->nr, q->chunk, kb, at);
 }
 static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	const int mr = q->row->mr;
-	return q->scratch + q->shared_b +
-	       panel_bytes(q->row, mr, q->kc) * (size_t)(kb * ceil_div(q->g.m, mr) + at / mr);
+	return panels_at(q, q->scratch + q->shared_b, q->row->mr, q->g.m, kb, at);
 }
+
+/* ---- Operands packed by the caller -------------------------------------------------- */
+
+/* What stands before the panels, and is compared where they are used. */
+typedef struct packed_head {
+	const k_gemm_row *row;
+	int64_t count, k, batches; /* vectors, their length, different matrices */
+	bool rows;                 /* of A, not columns of B */
+} packed_head;
+enum { HEAD = ALIGN };
+
+/* The matrices of an operand that differ, and the place of the one for `batch` among them. */
+static int64_t distinct(const k_gemm_args *g, const k_matrix *x, int64_t batch, int64_t *place)
+{
+	int64_t count = 1;
+	*place = 0;
+	for (int d = g->nbatch - 1; d >= 0; d--) {
+		if (x->bs[d] != 0) {
+			*place += batch % g->batch[d] * count;
+			count *= g->batch[d];
+		}
+		batch /= g->batch[d];
+	}
+	return count;
+}
+
+static packed_head head_of(const gemm_plan *q, bool rows)
+{
+	const k_gemm_args *g = &q->g;
+	int64_t place;
+	return (packed_head){.row = q->row,
+			     .count = rows ? g->m : g->n,
+			     .k = g->k,
+			     .batches = distinct(g, rows ? &g->a : &g->b, 0, &place),
+			     .rows = rows};
+}
+
+static bool head_fits(const gemm_plan *q, const void *packed, bool rows)
+{
+	const packed_head want = head_of(q, rows), *have = packed;
+	return have->row == want.row && have->count == want.count && have->k == want.k &&
+	       have->batches == want.batches && have->rows == rows;
+}
+
+/* Panels of one batch. */
+static const char *packed_panels(const gemm_plan *q, int64_t batch, bool rows)
+{
+	const k_gemm_args *g = &q->g;
+	int64_t place;
+	distinct(g, rows ? &g->a : &g->b, batch, &place);
+	const size_t one = panels_bytes(q, rows ? q->row->mr : q->row->nr, rows ? g->m : g->n);
+	return (const char *)(rows ? g->packed_a : g->packed_b) + HEAD + (size_t)place * one;
+}
+
+size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *args, k_operand which)
+{
+	gemm_plan q;
+	k_gemm_args g = *args;
+	g.packed_a = g.packed_b = NULL;
+	if (r->vector)
+		return 0;
+	make_plan(&q, r, &g, 1);
+	const bool rows = (which == K_A) != q.transposed;
+	const packed_head head = head_of(&q, rows);
+	return HEAD + (size_t)head.batches * panels_bytes(&q, rows ? r->mr : r->nr, head.count);
+}
+
+typedef struct pack_run {
+	gemm_plan q;
+	char *to;
+	bool rows;
+	int64_t count, steps; /* vectors of a matrix; items of one of its blocks of K */
+} pack_run;
+
+static void pack_operand_item(void *arg, int64_t i, int worker)
+{
+	const pack_run *run = arg;
+	const gemm_plan *q = &run->q;
+	const int width = run->rows ? q->row->mr : q->row->nr;
+	const int64_t at = i % run->steps * PACK_PANELS * width, kb = i / run->steps % q->kb,
+		      batch = i / run->steps / q->kb, n = MIN(run->count - at, PACK_PANELS * width);
+	char *to = run->to + (size_t)batch * panels_bytes(q, width, run->count);
+	(void)worker;
+	to = panels_at(q, to, width, run->count, kb, at);
+	if (run->rows)
+		pack_rows(q, to, batch, at, n, kb);
+	else
+		pack_columns(q, to, batch, at, n, kb);
+}
+
+void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *args, k_operand which, void *to)
+{
+	pack_run run;
+	gemm_plan *q = &run.q;
+	k_gemm_args g = *args;
+	g.packed_a = g.packed_b = NULL;
+	assert(!r->vector && ((uintptr_t)to & (ALIGN - 1)) == 0);
+	make_plan(q, r, &g, 1);
+	run.rows = (which == K_A) != q->transposed;
+	*(packed_head *)to = head_of(q, run.rows);
+	run.to = (char *)to + HEAD;
+	run.count = run.rows ? q->g.m : q->g.n;
+	run.steps = ceil_div(run.count, PACK_PANELS * (run.rows ? r->mr : r->nr));
+	/* a batch for each matrix that differs */
+	const k_matrix *x = run.rows ? &q->g.a : &q->g.b;
+	int64_t batches = 1;
+	for (int d = 0; d < q->g.nbatch; d++) {
+		if (x->bs[d] == 0)
+			q->g.batch[d] = 1;
+		batches *= q->g.batch[d];
+	}
+	pool_run(p, pack_operand_item, &run, batches * q->kb * run.steps);
+}
+
+/* ---- One block of C ------------------------------------------------------------------ */
 
 typedef struct gemm_run {
 	gemm_plan *q;
 	const k_loops *loops;
+	bool phased; /* batch after batch: all threads pack, then all compute */
 } gemm_run;
 
 /* A finished tile goes from fp32 to C. */
@@ -302,6 +450,40 @@ static void start_tile(const gemm_run *run, float *tile, int64_t ld, int64_t bat
 		run->loops->load(tile + i * ld, element_at(x, offset), x->type, x->cs, n);
 }
 
+/* Rows [i, i + m) and columns [j, j + n) of C hold nothing that is needed. */
+static bool not_needed(k_triangle t, int64_t i, int64_t m, int64_t j, int64_t n)
+{
+	return t == K_LOWER ? j >= i + m : t == K_UPPER ? i >= j + n : false;
+}
+
+/* Of the elements [first, first + *to) along K those that matter to rows [i, i + m) and columns [j, j + n),
+ * as [*from, *to) relative to `first`. */
+static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, int64_t j, int64_t n, int *from,
+		     int *to)
+{
+	const k_gemm_args *g = &q->g;
+	const k_gemm_row *r = q->row;
+	int64_t begin = first, end = first + *to;
+	*from = 0;
+	if (r->precision & FIXED)
+		return;
+	if (g->triangle_a == K_LOWER)
+		end = MIN(end, i + m);
+	else if (g->triangle_a == K_UPPER)
+		begin = MAX(begin, i);
+	if (g->triangle_b == K_UPPER)
+		end = MIN(end, j + n);
+	else if (g->triangle_b == K_LOWER)
+		begin = MAX(begin, j);
+	if (begin >= end) {
+		*to = 0;
+		return;
+	}
+	*to = (int)round_up(end - first, r->kr);
+	if (!r->trailer)
+		*from = (int)((begin - first) / r->kr * r->kr);
+}
+
 /* Block (mi, ni) of C of one batch. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
 {
@@ -315,7 +497,7 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	const int64_t in_chunk = ni * q->nc, column = q->column + in_chunk;
 	const int64_t n = MIN(MIN(g->n - q->column, q->chunk) - in_chunk, q->nc);
 	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
-	if (m <= 0 || n <= 0)
+	if (m <= 0 || n <= 0 || not_needed(g->triangle_c, row, m, column, n))
 		return;
 	const int64_t at =
 	    gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
@@ -326,25 +508,40 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	if (r->begin)
 		r->begin();
 	for (int64_t kb = 0; kb < q->kb; kb++) {
-		const int kpad = (int)round_up(MIN(g->k - kb * q->kc, q->kc), r->kr);
+		const int64_t k0 = kb * q->kc;
+		const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr);
 		const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
+		int from, to = kpad;
+		useful_k(q, k0, row, m, column, n, &from, &to);
+		const bool used = to > 0;
 		const char *a = pa, *b = pb;
-		if (q->shared)
+		if (q->pack_b == PACKED)
+			b = panels_at(q, packed_panels(q, batch, false), r->nr, g->n, kb, column);
+		else if (q->pack_b == SHARED)
 			b = shared_columns(q, kb, in_chunk);
-		else
+		else if (used)
 			pack_columns(q, pb, batch, column, n, kb);
-		if (q->shared_a)
+		if (q->pack_a == PACKED)
+			a = panels_at(q, packed_panels(q, batch, true), r->mr, g->m, kb, row);
+		else if (q->pack_a == SHARED)
 			a = shared_rows(q, kb, row);
-		else
+		else if (used)
 			pack_rows(q, pa, batch, row, m, kb);
 		for (int64_t i = 0; i < m; i += r->mr, a += a_panel)
 			for (int64_t j = 0; j < n; j += r->nr) {
 				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
 				float *tile = one_tile ? block : c + i * ldc + j;
+				if (not_needed(g->triangle_c, row + i, tm, column + j, tn))
+					continue;
 				if (biased)
 					start_tile(run, tile, ldc, batch, row + i, column + j, tm, tn);
-				r->kernel(kpad, a, b + (size_t)(j / r->nr) * b_panel, tile, ldc, tm, tn,
-					  add || biased);
+				to = kpad;
+				useful_k(q, k0, row + i, tm, column + j, tn, &from, &to);
+				if (from < to || !add)
+					r->kernel(to - from, a + (size_t)from * (size_t)(r->mr * r->element),
+						  b + (size_t)(j / r->nr) * b_panel +
+						      (size_t)from * (size_t)(r->nr * r->element),
+						  tile, ldc, tm, tn, add || biased);
 				if (!q->direct && final)
 					store_tile(run, tile, ldc, at + i * g->c.rs + j * g->c.cs, tm, tn);
 			}
@@ -358,36 +555,42 @@ static void compute_item(void *arg, int64_t i, int worker)
 	const gemm_run *run = arg;
 	const gemm_plan *q = run->q;
 	int64_t batch = q->batch;
-	if (!q->shared) {
+	if (!run->phased) {
 		batch = i / (q->mb * q->nb);
 		i %= q->mb * q->nb;
 	}
 	compute_block(run, batch, i / q->nb, i % q->nb, worker);
 }
 
-#define PACK_PANELS 4 /* panels that one thread packs at a time */
-
-static void pack_columns_item(void *arg, int64_t i, int worker)
+/* Columns that SHARED packs of this chunk, and rows, in items. */
+static int64_t column_items(const gemm_plan *q)
 {
-	const gemm_plan *q = ((const gemm_run *)arg)->q;
-	const int step = PACK_PANELS * q->row->nr;
-	int64_t kb = i % q->kb, at = i / q->kb * step, n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
-	(void)worker;
-	pack_columns(q, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
+	if (q->pack_b != SHARED)
+		return 0;
+	return ceil_div(MIN(q->g.n - q->column, q->chunk), PACK_PANELS * q->row->nr) * q->kb;
+}
+static int64_t row_items(const gemm_plan *q)
+{
+	if (q->pack_a != SHARED || q->column > 0)
+		return 0;
+	return ceil_div(q->g.m, PACK_PANELS * q->row->mr) * q->kb;
 }
 
-/* Columns first, then, if A is shared too and this is the first chunk, rows. */
 static void pack_item(void *arg, int64_t i, int worker)
 {
 	const gemm_plan *q = ((const gemm_run *)arg)->q;
-	const int step = PACK_PANELS * q->row->mr;
-	int64_t columns = ceil_div(MIN(q->g.n - q->column, q->chunk), PACK_PANELS * q->row->nr) * q->kb;
+	const int64_t columns = column_items(q);
+	(void)worker;
 	if (i < columns) {
-		pack_columns_item(arg, i, worker);
+		const int step = PACK_PANELS * q->row->nr;
+		const int64_t kb = i % q->kb, at = i / q->kb * step,
+			      n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
+		pack_columns(q, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
 		return;
 	}
 	i -= columns;
-	int64_t kb = i % q->kb, at = i / q->kb * step;
+	const int step = PACK_PANELS * q->row->mr;
+	const int64_t kb = i % q->kb, at = i / q->kb * step;
 	pack_rows(q, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
 }
 
@@ -455,24 +658,23 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *args, void *scratch
 	if (q.batches == 0 || args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate))
 		return;
 	q.scratch = (char *)scratch + (-(uintptr_t)scratch & (ALIGN - 1));
-	gemm_run run = {&q, loops_for(r->isa)};
+	gemm_run run = {
+	    .q = &q, .loops = loops_for(r->isa), .phased = q.pack_a == SHARED || q.pack_b == SHARED};
 	if (!q.parallel)
 		p = NULL;
 	if (r->vector) {
 		run_vectors(p, &run);
 		return;
 	}
-	if (!q.shared) {
+	assert(!q.g.packed_a || head_fits(&q, q.g.packed_a, true));
+	assert(!q.g.packed_b || head_fits(&q, q.g.packed_b, false));
+	if (!run.phased) {
 		pool_run(p, compute_item, &run, q.batches * q.mb * q.nb);
 		return;
 	}
 	for (q.batch = 0; q.batch < q.batches; q.batch++)
 		for (q.column = 0; q.column < q.g.n; q.column += q.chunk) {
-			int64_t n = MIN(q.g.n - q.column, q.chunk);
-			int64_t packs = ceil_div(n, PACK_PANELS * r->nr) * q.kb;
-			if (q.shared_a && q.column == 0)
-				packs += ceil_div(q.g.m, PACK_PANELS * r->mr) * q.kb;
-			pool_run(p, pack_item, &run, packs);
+			pool_run(p, pack_item, &run, column_items(&q) + row_items(&q));
 			pool_run(p, compute_item, &run, q.mb * q.nb);
 		}
 }

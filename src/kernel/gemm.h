@@ -18,7 +18,7 @@ typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv,
 /* Rows of K_FIXED see all of K at once; with `add`, c holds where the sums start.
  *
  * c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
- * k is a multiple of kr. */
+ * k is a multiple of kr and may be less than the panels have, or 0, where they may hold anything. */
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			    bool add);
 
@@ -34,7 +34,7 @@ struct k_gemm_row {
 	bool f16_only;      /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
 	int mr, nr, kr;     /* tile; K is padded to a multiple of kr */
 	int element;        /* bytes per element of a panel */
-	int trailer;        /* bytes after each panel's elements */
+	int trailer; /* bytes of a panel beside its elements: before them, but after those of K_FIXED */
 	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
 	 * mc x kc of A in the second. */
 	int mc, kc, nc;

@@ -75,6 +75,12 @@ typedef enum k_precision {
 	K_FIXED  /* as a Neural Engine does it, to the bit: gemm_fixed.h has the rules; fp16 operands only */
 } k_precision;
 
+/* What is known of an operand, or wanted of C.  Of an operand that is K_LOWER the elements [i][j] with j > i
+ * are 0, of one that is K_UPPER those with j < i; most products with these zeros are left out, which changes
+ * no bit of a result if what they are multiplied with is finite.  Of C they are not needed: blocks that hold
+ * no others are neither computed nor written.  K_FIXED reads all of its operands. */
+typedef enum k_triangle { K_WHOLE, K_LOWER, K_UPPER } k_triangle;
+
 typedef struct k_gemm_args {
 	int64_t m, n, k;
 	int nbatch;
@@ -83,6 +89,10 @@ typedef struct k_gemm_args {
 	bool accumulate; /* C += ; only for C of type K_F32, and not with K_FIXED */
 	k_matrix bias;   /* K_FIXED: where sums start; strides of 0 repeat it.  NULL data: 0 */
 	k_precision precision;
+	k_triangle triangle_a, triangle_b, triangle_c;
+	/* What k_gemm_pack made of an operand, or NULL.  a and b describe the operand nevertheless; where it
+	 * is packed, its data is not read. */
+	const void *packed_a, *packed_b;
 } k_gemm_args;
 
 typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gemm.h */
@@ -90,8 +100,18 @@ typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gem
  * NULL: the portable kernel takes everything. */
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
 const char *k_gemm_name(const k_gemm_row *r);
-/* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address. */
+/* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address.  Of
+ * packed_a and packed_b only matters whether they are NULL. */
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
+
+/* Packing an operand once for many products.  What is packed serves every product with the same row, the same
+ * k, type and batch of this operand, and C of the same orientation (c.cs == 1, or c.rs == 1 and not c.cs);
+ * the other operand, C and the number of threads may change.  Results have the bits they have without. */
+typedef enum k_operand { K_A, K_B } k_operand;
+/* Bytes for packing g->a or g->b; 0 if the row reads operands as they are (matrix times vector). */
+size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *g, k_operand which);
+/* Packs g->a or g->b into `to`, which is aligned to 64 bytes. */
+void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_operand which, void *to);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 /* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of
  * K_FIXED where that is the precision, and is 0 otherwise. */
