@@ -115,8 +115,7 @@ static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 static k_triangle turned(k_triangle t) { return t == K_LOWER ? K_UPPER : t == K_UPPER ? K_LOWER : K_WHOLE; }
 
-/* C^T = B^T A^T */
-static void transpose(k_gemm_args *g)
+void k_gemm_transpose(k_gemm_args *g)
 {
 	k_matrix a = g->a;
 	int64_t m = g->m;
@@ -175,7 +174,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 		q->batches *= g->batch[d];
 	q->transposed = r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1;
 	if (q->transposed)
-		transpose(g);
+		k_gemm_transpose(g);
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
 	if (r->vector) {
 		assert(!g->packed_a && !g->packed_b);
@@ -456,6 +455,17 @@ static bool not_needed(k_triangle t, int64_t i, int64_t m, int64_t j, int64_t n)
 	return t == K_LOWER ? j >= i + m : t == K_UPPER ? i >= j + n : false;
 }
 
+static void clear(const k_gemm_args *g, int64_t offset, int64_t m, int64_t n)
+{
+	const size_t size = k_type_size(g->c.type);
+	for (int64_t i = 0; i < m && !g->accumulate; i++, offset += g->c.rs)
+		if (g->c.cs == 1)
+			memset(element_at(&g->c, offset), 0, (size_t)n * size);
+		else
+			for (int64_t j = 0; j < n; j++)
+				memset(element_at(&g->c, offset + j * g->c.cs), 0, size);
+}
+
 /* Of the elements [first, first + *to) along K those that matter to rows [i, i + m) and columns [j, j + n),
  * as [*from, *to) relative to `first`. */
 static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, int64_t j, int64_t n, int *from,
@@ -497,10 +507,14 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	const int64_t in_chunk = ni * q->nc, column = q->column + in_chunk;
 	const int64_t n = MIN(MIN(g->n - q->column, q->chunk) - in_chunk, q->nc);
 	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
-	if (m <= 0 || n <= 0 || not_needed(g->triangle_c, row, m, column, n))
+	if (m <= 0 || n <= 0)
 		return;
 	const int64_t at =
 	    gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
+	if (not_needed(g->triangle_c, row, m, column, n)) {
+		clear(g, at, m, n);
+		return;
+	}
 	const bool biased = (r->precision & FIXED) && g->bias.data;
 	const bool one_tile = !q->direct && q->kb == 1;
 	float *c = q->direct ? (float *)g->c.data + at : block;
@@ -531,8 +545,11 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 			for (int64_t j = 0; j < n; j += r->nr) {
 				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
 				float *tile = one_tile ? block : c + i * ldc + j;
-				if (not_needed(g->triangle_c, row + i, tm, column + j, tn))
+				if (not_needed(g->triangle_c, row + i, tm, column + j, tn)) {
+					if (kb == 0)
+						clear(g, at + i * g->c.rs + j * g->c.cs, tm, tn);
 					continue;
+				}
 				if (biased)
 					start_tile(run, tile, ldc, batch, row + i, column + j, tm, tn);
 				to = kpad;

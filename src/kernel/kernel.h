@@ -78,7 +78,8 @@ typedef enum k_precision {
 /* What is known of an operand, or wanted of C.  Of an operand that is K_LOWER the elements [i][j] with j > i
  * are 0, of one that is K_UPPER those with j < i; most products with these zeros are left out, which changes
  * no bit of a result if what they are multiplied with is finite.  Of C they are not needed: blocks that hold
- * no others are neither computed nor written.  K_FIXED reads all of its operands. */
+ * no others are not computed and become 0, or stay where the product is added.  K_FIXED reads all of its
+ * operands. */
 typedef enum k_triangle { K_WHOLE, K_LOWER, K_UPPER } k_triangle;
 
 typedef struct k_gemm_args {
@@ -94,6 +95,9 @@ typedef struct k_gemm_args {
 	 * is packed, its data is not read. */
 	const void *packed_a, *packed_b;
 } k_gemm_args;
+
+/* The same product as C^T = B^T A^T. */
+void k_gemm_transpose(k_gemm_args *g);
 
 typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gemm.h */
 /* The kernel that a machine with this mask gets for these arguments; a pure function.  Never
@@ -209,8 +213,10 @@ typedef enum k_reduction { K_SUM, K_MEAN, K_MAX, K_MIN, K_SUM_SQUARE, K_L2 } k_r
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
 	      const ew_operand *out);
 
-/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted.  y may be x. */
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x,
+/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted; terms below e^-87 are 0.  y may
+ * be x.  below >= 0: elements whose index along `axis` is above that along dim `below` count as -infinity and
+ * are not read. */
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
 	       const ew_operand *y);
 
 /* ---- Training -------------------------------------------------------------------- */

@@ -17,6 +17,7 @@ typedef struct grad {
 	bool *residual;     /* by value of f: became an input of the backward that f computes */
 	bool save_all;
 	bool *save;      /* by value of f: what may be saved; NULL: see cheap() */
+	double recompute; /* of an_grad_options */
 	int ncotangents; /* the first inputs of the backward */
 	an_value *stack; /* for grad_use */
 	struct mil_diag *diag;

@@ -32,6 +32,7 @@ static void add_program(str *out, const soft_call *c)
 static void add_call(str *out, const soft_exe *e, const soft_call *c)
 {
 	switch (c->kind) {
+	case CALL_LOOP: str_addf(out, "loop    %lld x %d calls", (long long)c->u.loop.count, c->u.loop.n); break;
 	case CALL_EWISE:
 	case CALL_REDUCE:
 		str_add(out, c->kind == CALL_EWISE ? "ewise   " : "reduce  ");
@@ -66,7 +67,13 @@ an_status soft_dump(const an_executable *x, str *out)
 	const soft_exe *e = x->impl;
 	str_addf(out, "%d calls (%d when compiled), scratch %zu of %zu bytes, constants %zu bytes\n",
 		 e->ncalls - e->nearly, e->nearly, e->scratch, e->values_bytes, e->constants_size);
-	for (int i = e->nearly; i < e->ncalls; i++)
-		add_call(out, e, &e->call[i]);
+	for (int i = e->nearly; i < e->ncalls; i++) {
+		const soft_call *c = &e->call[i];
+		add_call(out, e, c);
+		for (int j = 0; c->kind == CALL_LOOP && j < c->u.loop.n; j++) {
+			str_add(out, "  ");
+			add_call(out, e, &c->u.loop.call[j]);
+		}
+	}
 	return str_status(out);
 }
