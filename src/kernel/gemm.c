@@ -27,10 +27,10 @@ const struct k_gemm_row gemm_table[] = {
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
 	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
-	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .trailer = 256, .mc = 120, .kc = 256, .nc = 512,
+	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .trailer = 256, .mc = 240, .kc = 256, .nc = 512,
 	 .pack_a = pack_f16_avx512_a, .pack_b = pack_f16_avx512_b, .kernel = gemm_f16_avx512},
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
-	 .mc = 120, .kc = 256, .nc = 512,
+	 .mc = 240, .kc = 256, .nc = 512,
 	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
 	{.name = "fixed_vector_avx512", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .kr = 16, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx512, .vector = gemm_fixed_vector_avx512},
@@ -95,7 +95,8 @@ typedef struct gemm_plan {
 	int64_t batches;
 	int64_t mc, nc, kc; /* blocks, even ones */
 	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
-	int64_t chunk;      /* columns of B that are packed at once; SHARED only */
+	int64_t group; /* blocks of K that are taken together: all, or what the second-level cache holds */
+	int64_t chunk; /* columns of B that are packed at once; SHARED only */
 	packing pack_a, pack_b;
 	bool direct; /* kernels write to C itself */
 	bool parallel;
@@ -110,6 +111,10 @@ typedef struct gemm_plan {
 #define ALIGN          64
 #define SHARED_LIMIT   ((int64_t)32 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
+/* Of A for one block of C, all of K if it is not less than MIN_ROWS rows: half of a second-level cache of 2
+ * MB, the rest is for panels of B and for C. */
+#define L2_LIMIT ((int64_t)1 << 20)
+#define MIN_ROWS 96
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
 
@@ -197,12 +202,16 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 		return;
 	}
 	q->direct = g->c.type == K_F32 && g->c.cs == 1;
-	int64_t mmax = MIN(round_up(g->m, r->mr), r->mc), nmax = MIN(round_up(g->n, r->nr), r->nc);
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
+	const int64_t rows = MAX(L2_LIMIT / row_bytes, MIN_ROWS) / r->mr * r->mr;
+	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(r->mc, MAX(rows, r->mr)));
+	int64_t nmax = MIN(round_up(g->n, r->nr), r->nc);
+	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
 	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
 	 * those too small to be worth two rounds. */
 	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
-	q->pack_b = g->packed_b ? PACKED : g->m > r->mc && few ? SHARED : LOCAL;
+	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
 	q->chunk = g->n;
 	if (q->pack_b == SHARED) {
 		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / nmax * nmax;
@@ -227,10 +236,11 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	q->pack_a = g->packed_a                                                         ? PACKED
 		    : q->pack_b != LOCAL && few && q->nb > 1 && all_a <= SHARED_A_LIMIT ? SHARED
 											: LOCAL;
-	q->a_bytes = q->pack_a == PACKED ? 0 : block_bytes(q, K_A, mmax);
-	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, K_B, nmax) : 0;
-	/* C's fp32 block; with one block of K a tile is final at once, and one tile is enough */
-	int64_t block = q->direct ? 0 : q->kb > 1 ? mmax * nmax : r->mr * r->nr;
+	q->a_bytes = q->pack_a == PACKED ? 0 : block_bytes(q, K_A, mmax) * (size_t)q->group;
+	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, K_B, nmax) * (size_t)q->group : 0;
+	/* C's fp32 block: of all columns if a group of K blocks leaves sums to the next, else of those of one
+	 * panel of B, and if a tile is final at once, of that. */
+	int64_t block = q->direct ? 0 : q->group < q->kb ? mmax * nmax : (q->kb > 1 ? mmax : r->mr) * r->nr;
 	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
 	q->shared_b = q->pack_b == SHARED ? panels_bytes(q, K_B, q->chunk) : 0;
 	q->shared_bytes = q->shared_b + (q->pack_a == SHARED ? (size_t)all_a : 0);
@@ -483,66 +493,111 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 		*from = (int)((begin - first) / r->kr * r->kr);
 }
 
-/* Block (mi, ni) of C of one batch. */
+/* What compute_block works on. */
+typedef struct block {
+	int64_t batch, row, column, m, n; /* place and size in C */
+	int64_t in_chunk;                 /* column within B's chunk */
+	int64_t at;                       /* element of C */
+	char *pa, *pb;                    /* LOCAL panels of a group */
+	float *c;                         /* where sums are: C, or an fp32 block */
+	int64_t ldc;
+	bool by_panel; /* the block has the columns of one panel */
+} block;
+
+/* Panels of K block `kb` for the block's rows, or for columns from its j-th on. */
+static const char *rows_of(const gemm_plan *q, const block *x, int64_t kb)
+{
+	if (q->pack_a == PACKED)
+		return panels_at(q, K_A, packed_panels(q, K_A, x->batch), q->g.m, kb, x->row);
+	if (q->pack_a == SHARED)
+		return shared_rows(q, kb, x->row);
+	return panels_at(q, K_A, x->pa, x->m, kb % q->group, 0);
+}
+static const char *columns_of(const gemm_plan *q, const block *x, int64_t kb, int64_t j)
+{
+	if (q->pack_b == PACKED)
+		return panels_at(q, K_B, packed_panels(q, K_B, x->batch), q->g.n, kb, x->column + j);
+	if (q->pack_b == SHARED)
+		return shared_columns(q, kb, x->in_chunk + j);
+	return panels_at(q, K_B, x->pb, x->n, kb % q->group, j);
+}
+
+/* One panel of B, columns from the j-th on, times all panels of A, in K block `kb`; meanwhile the panel
+ * `next` comes nearer. */
+static void compute_panel(const gemm_run *run, const block *x, int64_t kb, int64_t j, const char *next)
+{
+	const gemm_plan *q = run->q;
+	const k_gemm_row *r = q->row;
+	const k_gemm_args *g = &q->g;
+	const size_t a_panel = panel_bytes(r, K_A, q->kc), b_panel = panel_bytes(r, K_B, q->kc);
+	const bool biased = (r->precision & FIXED) && g->bias.data;
+	const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
+	const int64_t k0 = kb * q->kc;
+	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
+	const char *a = rows_of(q, x, kb), *b = columns_of(q, x, kb, j);
+	const size_t share = next ? b_panel / (size_t)ceil_div(x->m, r->mr) : 0;
+	size_t done = 0;
+	for (int64_t i = 0; i < x->m; i += r->mr, a += a_panel) {
+		const int tm = (int)MIN(x->m - i, r->mr);
+		float *tile = q->direct ? x->c + i * x->ldc + j
+					: x->c + (q->kb > 1 ? i * x->ldc : 0) + (x->by_panel ? 0 : j);
+		if (not_needed(g->triangle_c, x->row + i, tm, x->column + j, tn))
+			continue;
+		if (biased)
+			start_tile(run, tile, x->ldc, x->batch, x->row + i, x->column + j, tm, tn);
+		int from, to = kpad;
+		useful_k(q, k0, x->row + i, tm, x->column + j, tn, &from, &to);
+		for (size_t p = 0; p < share; p += ALIGN)
+			__builtin_prefetch(next + done + p, 0, 2); /* to the second-level cache */
+		done += share;
+		if (from < to || !add)
+			r->kernel(to - from, a + (size_t)from * (size_t)step_of(r, K_A),
+				  b + (size_t)from * (size_t)step_of(r, K_B), tile, x->ldc, tm, tn,
+				  add || biased);
+		if (!q->direct && final)
+			store_tile(run, tile, x->ldc, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+	}
+}
+
+/* Block (mi, ni) of C of one batch.  A panel of B stays in the first-level cache while those of A pass by,
+ * which the second level holds; K blocks of a group follow each other for each panel, so that sums which are
+ * not in C itself take the columns of one panel only. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
 {
 	const gemm_plan *q = run->q;
 	const k_gemm_row *r = q->row;
 	const k_gemm_args *g = &q->g;
 	char *local = q->scratch + q->shared_bytes + (size_t)worker * q->local_bytes;
-	char *pa = local, *pb = local + q->a_bytes;
-	float *block = (float *)(void *)(local + q->a_bytes + q->b_bytes);
-	const int64_t row = mi * q->mc, m = MIN(g->m - row, q->mc);
-	const int64_t in_chunk = ni * q->nc, column = q->column + in_chunk;
-	const int64_t n = MIN(MIN(g->n - q->column, q->chunk) - in_chunk, q->nc);
-	const size_t a_panel = panel_bytes(r, K_A, q->kc), b_panel = panel_bytes(r, K_B, q->kc);
-	if (m <= 0 || n <= 0 || not_needed(g->triangle_c, row, m, column, n))
+	block x = {
+	    .batch = batch, .row = mi * q->mc, .in_chunk = ni * q->nc, .pa = local, .pb = local + q->a_bytes};
+	x.column = q->column + x.in_chunk;
+	x.m = MIN(g->m - x.row, q->mc);
+	x.n = MIN(MIN(g->n - q->column, q->chunk) - x.in_chunk, q->nc);
+	if (x.m <= 0 || x.n <= 0 || not_needed(g->triangle_c, x.row, x.m, x.column, x.n))
 		return;
-	const int64_t at =
-	    gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
-	const bool biased = (r->precision & FIXED) && g->bias.data;
-	const bool one_tile = !q->direct && q->kb == 1;
-	float *c = q->direct ? (float *)g->c.data + at : block;
-	const int64_t ldc = q->direct ? g->c.rs : one_tile ? r->nr : q->nc;
+	x.at = gemm_batch_offset(g, &g->c, batch) + x.row * g->c.rs + x.column * g->c.cs;
+	x.by_panel = q->group == q->kb;
+	x.c = q->direct ? (float *)g->c.data + x.at : (float *)(void *)(local + q->a_bytes + q->b_bytes);
+	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->nc;
 	if (r->begin)
 		r->begin();
-	for (int64_t kb = 0; kb < q->kb; kb++) {
-		const int64_t k0 = kb * q->kc;
-		const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr);
-		const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
-		int from, to = kpad;
-		useful_k(q, k0, row, m, column, n, &from, &to);
-		const bool used = to > 0;
-		const char *a = pa, *b = pb;
-		if (q->pack_b == PACKED)
-			b = panels_at(q, K_B, packed_panels(q, K_B, batch), g->n, kb, column);
-		else if (q->pack_b == SHARED)
-			b = shared_columns(q, kb, in_chunk);
-		else if (used)
-			pack_block(q, K_B, pb, batch, column, n, kb);
-		if (q->pack_a == PACKED)
-			a = panels_at(q, K_A, packed_panels(q, K_A, batch), g->m, kb, row);
-		else if (q->pack_a == SHARED)
-			a = shared_rows(q, kb, row);
-		else if (used)
-			pack_block(q, K_A, pa, batch, row, m, kb);
-		for (int64_t i = 0; i < m; i += r->mr, a += a_panel)
-			for (int64_t j = 0; j < n; j += r->nr) {
-				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
-				float *tile = one_tile ? block : c + i * ldc + j;
-				if (not_needed(g->triangle_c, row + i, tm, column + j, tn))
-					continue;
-				if (biased)
-					start_tile(run, tile, ldc, batch, row + i, column + j, tm, tn);
-				to = kpad;
-				useful_k(q, k0, row + i, tm, column + j, tn, &from, &to);
-				if (from < to || !add)
-					r->kernel(to - from, a + (size_t)from * (size_t)step_of(r, K_A),
-						  b + (size_t)(j / r->nr) * b_panel +
-						      (size_t)from * (size_t)step_of(r, K_B),
-						  tile, ldc, tm, tn, add || biased);
-				if (!q->direct && final)
-					store_tile(run, tile, ldc, at + i * g->c.rs + j * g->c.cs, tm, tn);
+	for (int64_t first = 0; first < q->kb; first += q->group) {
+		const int64_t last = MIN(first + q->group, q->kb) - 1;
+		for (int64_t kb = first; kb <= last; kb++) {
+			int from, to = (int)MIN(g->k - kb * q->kc, q->kc);
+			useful_k(q, kb * q->kc, x.row, x.m, x.column, x.n, &from, &to);
+			if (to > 0 && q->pack_a == LOCAL)
+				pack_block(q, K_A, (char *)rows_of(q, &x, kb), batch, x.row, x.m, kb);
+			if (to > 0 && q->pack_b == LOCAL)
+				pack_block(q, K_B, (char *)columns_of(q, &x, kb, 0), batch, x.column, x.n,
+					   kb);
+		}
+		for (int64_t j = 0; j < x.n; j += r->nr)
+			for (int64_t kb = first; kb <= last; kb++) {
+				const char *next = kb < last         ? columns_of(q, &x, kb + 1, j)
+						   : j + r->nr < x.n ? columns_of(q, &x, first, j + r->nr)
+								     : NULL;
+				compute_panel(run, &x, kb, j, next);
 			}
 	}
 	if (r->end)

@@ -10,8 +10,8 @@
  * of elements below 2^-14, which is 2^-29 of the row's largest.  Together
  *   |error| <= gamma_CHUNK sum |a b| + K 2^-28 (1 + 2^-4) max|a| max|b| + what fp32 sums lose,
  * where maxima are those of the row and the column.  On sums of random signs the variance of a rounding is at
- * most u^2 / 3 of the sum's square: the relative error has an rms below u sqrt(CHUNK / 6), 1.1e-3; measured on
- * Gaussian operands 8.5e-4, a third of what operands rounded to bf16 give.
+ * most u^2 / 3 of the sum's square: the relative error has an rms below u sqrt(CHUNK / 6), 1.1e-3; measured
+ * on Gaussian operands 8.5e-4, a third of what operands rounded to bf16 give.
  *
  * CHUNK is where rate and error balance: in registers and the first-level cache 8, 16, 32, 64 products reach
  * 54, 67, 81 and 88% of the peak of fp16 multiply-adds, at an error in proportion to their square root. */
@@ -23,8 +23,8 @@
 enum { MR = 12, NR = 64, CHUNK = 32, TOP = 4, HEAD = NR * 4 };
 
 /* A panel starts with the fp32 factors that undo the scaling of its vectors, HEAD bytes.  B follows as
- * [k][NR] fp16, A as [k][MR] words that hold an element twice: a word is broadcast by a load alone, half of one
- * would take an instruction from the multiply-adds. */
+ * [k][NR] fp16, A as [k][MR] words that hold an element twice: a word is broadcast by a load alone, half of
+ * one would take an instruction from the multiply-adds. */
 
 /* ---- Packing ---------------------------------------------------------------------- */
 
@@ -44,8 +44,8 @@ INLINE __m512i load_along(const half *src, int64_t at, int64_t stride, int n)
 /* Low halves of 16 words, then high halves. */
 INLINE __m512i separate(__m512i w)
 {
-	const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26,
-					       24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+	const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30,
+					       28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
 	return _mm512_permutexvar_epi16(order, w);
 }
 
@@ -85,9 +85,10 @@ UNCHECKED void pack_f16_avx512_a(void *panel, const void *src, k_type type, int6
 				 int k)
 {
 	/* bytes within 128 bits: low halves of words twice, high halves twice */
-	const __m512i first = _mm512_broadcast_i32x4(_mm_set_epi32(0x0d0c0d0c, 0x09080908, 0x05040504, 0x01000100)),
-		      second =
-			  _mm512_broadcast_i32x4(_mm_set_epi32(0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302));
+	const __m512i first = _mm512_broadcast_i32x4(
+			  _mm_set_epi32(0x0d0c0d0c, 0x09080908, 0x05040504, 0x01000100)),
+		      second = _mm512_broadcast_i32x4(
+			  _mm_set_epi32(0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302));
 	const __mmask16 wide = low_mask(MR), have = low_mask(count);
 	const half *x = src;
 	char *to = (char *)panel + HEAD;
@@ -168,8 +169,8 @@ UNCHECKED void pack_f16_avx512_b(void *panel, const void *src, k_type type, int6
 					low = grow(low, r[w]);
 					high = grow(high, s[w]);
 					half *at = to + (e + 2 * w) * NR;
-					__m512i x0 = _mm512_mask_blend_epi16(
-						    0xaaaaaaaa, r[w], _mm512_slli_epi32(s[w], 16)),
+					__m512i x0 = _mm512_mask_blend_epi16(0xaaaaaaaa, r[w],
+									     _mm512_slli_epi32(s[w], 16)),
 						x1 = _mm512_mask_blend_epi16(
 						    0xaaaaaaaa, _mm512_srli_epi32(r[w], 16), s[w]);
 					_mm512_storeu_si512(at, separate(x0));
@@ -214,8 +215,8 @@ INLINE void tile(const int rows, const int vectors, int k, const char *pa, const
 				__m512h x = twice(a + i);
 				UNROLL
 				for (int v = 0; v < vectors; v++)
-					t[i][v] = q ? _mm512_fmadd_ph(x, bv[v], t[i][v])
-						    : _mm512_mul_ph(x, bv[v]);
+					t[i][v] =
+					    q ? _mm512_fmadd_ph(x, bv[v], t[i][v]) : _mm512_mul_ph(x, bv[v]);
 			}
 		}
 		/* halves of a register are converted from memory, where that takes no shuffle */
