@@ -23,11 +23,14 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
 	 .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
 	 .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
-	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
+	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
+	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
+	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .trailer = 256, .mc = 240, .kc = 256, .nc = 512,
+	 .pack_a = pack_f16_avx512_a, .pack_b = pack_f16_avx512_b, .kernel = gemm_f16_avx512},
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
-	 .mc = 120, .kc = 256, .nc = 512,
+	 .mc = 240, .kc = 256, .nc = 512,
 	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
 	{.name = "fixed_vector_avx512", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .kr = 16, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx512, .vector = gemm_fixed_vector_avx512},
@@ -92,7 +95,8 @@ typedef struct gemm_plan {
 	int64_t batches;
 	int64_t mc, nc, kc; /* blocks, even ones */
 	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
-	int64_t chunk;      /* columns of B that are packed at once; SHARED only */
+	int64_t group; /* blocks of K that are taken together: all, or what the second-level cache holds */
+	int64_t chunk; /* columns of B that are packed at once; SHARED only */
 	packing pack_a, pack_b;
 	bool direct; /* kernels write to C itself */
 	bool parallel;
@@ -107,6 +111,10 @@ typedef struct gemm_plan {
 #define ALIGN          64
 #define SHARED_LIMIT   ((int64_t)32 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
+/* Of A for one block of C, all of K if it is not less than MIN_ROWS rows: half of a second-level cache of 2
+ * MB, the rest is for panels of B and for C. */
+#define L2_LIMIT ((int64_t)1 << 20)
+#define MIN_ROWS 96
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
 
@@ -139,21 +147,28 @@ void k_gemm_transpose(k_gemm_args *g)
 	}
 }
 
-static size_t panel_bytes(const k_gemm_row *r, int width, int64_t k)
+/* Vectors of a panel of A or B, and bytes of one element of each. */
+static int width_of(const k_gemm_row *r, k_operand x) { return x == K_A ? r->mr : r->nr; }
+static int step_of(const k_gemm_row *r, k_operand x)
 {
-	return (size_t)(width * k * r->element + r->trailer);
+	return x == K_A && r->element_a ? r->mr * r->element_a : width_of(r, x) * r->element;
+}
+
+static size_t panel_bytes(const k_gemm_row *r, k_operand x, int64_t k)
+{
+	return (size_t)(step_of(r, x) * k + r->trailer);
 }
 
 /* Panels of one block of K that hold `count` vectors; and those of all blocks of K. */
-static size_t block_bytes(const gemm_plan *q, int width, int64_t count)
+static size_t block_bytes(const gemm_plan *q, k_operand x, int64_t count)
 {
-	const int64_t bytes = (int64_t)panel_bytes(q->row, width, q->kc) * ceil_div(count, width);
-	return (size_t)round_up(bytes, ALIGN);
+	const int64_t panels = ceil_div(count, width_of(q->row, x));
+	return (size_t)round_up((int64_t)panel_bytes(q->row, x, q->kc) * panels, ALIGN);
 }
-static size_t panels_bytes(const gemm_plan *q, int width, int64_t count)
+static size_t panels_bytes(const gemm_plan *q, k_operand x, int64_t count)
 {
-	const int64_t bytes = (int64_t)panel_bytes(q->row, width, q->kc) * ceil_div(count, width) * q->kb;
-	return (size_t)round_up(bytes, ALIGN);
+	const int64_t panels = ceil_div(count, width_of(q->row, x)) * q->kb;
+	return (size_t)round_up((int64_t)panel_bytes(q->row, x, q->kc) * panels, ALIGN);
 }
 
 /* The number of blocks of about `block` that n falls into, and the even size of one. */
@@ -179,18 +194,23 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	if (r->vector) {
 		assert(!g->packed_a && !g->packed_b);
 		q->mb = cut(g->m, r->mc, 1, &q->mc);
-		q->x_bytes = r->pack_a ? panel_bytes(r, 1, round_up(g->k, r->kr)) : (size_t)g->k * 4;
+		q->x_bytes =
+		    r->pack_a ? (size_t)(round_up(g->k, r->kr) * r->element + r->trailer) : (size_t)g->k * 4;
 		q->x_bytes = (size_t)round_up((int64_t)q->x_bytes, ALIGN);
 		q->shared_bytes = q->x_bytes * (size_t)(q->batches * g->n);
 		return;
 	}
 	q->direct = g->c.type == K_F32 && g->c.cs == 1;
-	int64_t mmax = MIN(round_up(g->m, r->mr), r->mc), nmax = MIN(round_up(g->n, r->nr), r->nc);
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
+	const int64_t rows = MAX(L2_LIMIT / row_bytes, MIN_ROWS) / r->mr * r->mr;
+	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(r->mc, MAX(rows, r->mr)));
+	int64_t nmax = MIN(round_up(g->n, r->nr), r->nc);
+	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
 	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
 	 * those too small to be worth two rounds. */
 	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
-	q->pack_b = g->packed_b ? PACKED : g->m > r->mc && few ? SHARED : LOCAL;
+	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
 	q->chunk = g->n;
 	if (q->pack_b == SHARED) {
 		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / nmax * nmax;
@@ -211,16 +231,17 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 			break;
 	}
 	/* sizes for the largest blocks, so that fewer threads than expected find enough room */
-	const int64_t all_a = (int64_t)panels_bytes(q, r->mr, g->m);
+	const int64_t all_a = (int64_t)panels_bytes(q, K_A, g->m);
 	q->pack_a = g->packed_a                                                         ? PACKED
 		    : q->pack_b != LOCAL && few && q->nb > 1 && all_a <= SHARED_A_LIMIT ? SHARED
 											: LOCAL;
-	q->a_bytes = q->pack_a == PACKED ? 0 : block_bytes(q, r->mr, mmax);
-	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, r->nr, nmax) : 0;
-	/* C's fp32 block; with one block of K a tile is final at once, and one tile is enough */
-	int64_t block = q->direct ? 0 : q->kb > 1 ? mmax * nmax : r->mr * r->nr;
+	q->a_bytes = q->pack_a == PACKED ? 0 : block_bytes(q, K_A, mmax) * (size_t)q->group;
+	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, K_B, nmax) * (size_t)q->group : 0;
+	/* C's fp32 block: of all columns if a group of K blocks leaves sums to the next, else of those of one
+	 * panel of B, and if a tile is final at once, of that. */
+	int64_t block = q->direct ? 0 : q->group < q->kb ? mmax * nmax : (q->kb > 1 ? mmax : r->mr) * r->nr;
 	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
-	q->shared_b = q->pack_b == SHARED ? panels_bytes(q, r->nr, q->chunk) : 0;
+	q->shared_b = q->pack_b == SHARED ? panels_bytes(q, K_B, q->chunk) : 0;
 	q->shared_bytes = q->shared_b + (q->pack_a == SHARED ? (size_t)all_a : 0);
 }
 
@@ -255,48 +276,40 @@ int64_t gemm_batch_offset(const k_gemm_args *g, const k_matrix *x, int64_t batch
 	return offset;
 }
 
-/* Packs panels [first, first + count) of `width` vectors each, of which there are `have` in all. */
-static void pack_panels(const k_gemm_row *r, gemm_pack_fn *pack, int width, char *to, const k_matrix *x,
-			int64_t offset, int64_t sv, int64_t se, int64_t have, int64_t k, int64_t kpad)
+static const k_matrix *matrix_of(const k_gemm_args *g, k_operand x) { return x == K_A ? &g->a : &g->b; }
+
+/* Packs vectors (rows of A, columns of B) [first, first + count), elements of K block `kb`. */
+static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch, int64_t first, int64_t count,
+		       int64_t kb)
 {
-	for (int64_t v = 0; v < have; v += width) {
-		pack(to, element_at(x, offset + v * sv), x->type, sv, se, (int)MIN(have - v, width), (int)k);
-		to += panel_bytes(r, width, kpad);
+	const k_gemm_row *r = q->row;
+	const k_matrix *from = matrix_of(&q->g, x);
+	const int64_t sv = x == K_A ? from->rs : from->cs, se = x == K_A ? from->cs : from->rs;
+	const int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
+	const int width = width_of(r, x);
+	gemm_pack_fn *pack = x == K_A ? r->pack_a : r->pack_b;
+	int64_t at = gemm_batch_offset(&q->g, from, batch) + first * sv + k0 * se;
+	for (int64_t v = 0; v < count; v += width, at += width * sv) {
+		pack(to, element_at(from, at), from->type, sv, se, (int)MIN(count - v, width), (int)k);
+		to += panel_bytes(r, x, q->kc);
 	}
 }
 
-/* Columns [column, column + n) of K block `kb`. */
-static void pack_columns(const gemm_plan *q, char *to, int64_t batch, int64_t column, int64_t n, int64_t kb)
+/* Where vector `at` of K block `kb` is; all blocks of K start at `panels`, each for `count` vectors. */
+static char *panels_at(const gemm_plan *q, k_operand x, const void *panels, int64_t count, int64_t kb,
+		       int64_t at)
 {
-	const k_matrix *b = &q->g.b;
-	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
-	pack_panels(q->row, q->row->pack_b, q->row->nr, to, b,
-		    gemm_batch_offset(&q->g, b, batch) + k0 * b->rs + column * b->cs, b->cs, b->rs, n, k,
-		    q->kc);
-}
-
-/* Likewise rows [row, row + m) of A. */
-static void pack_rows(const gemm_plan *q, char *to, int64_t batch, int64_t row, int64_t m, int64_t kb)
-{
-	const k_matrix *a = &q->g.a;
-	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
-	pack_panels(q->row, q->row->pack_a, q->row->mr, to, a,
-		    gemm_batch_offset(&q->g, a, batch) + row * a->rs + k0 * a->cs, a->rs, a->cs, m, k, q->kc);
-}
-
-/* Panels of one operand: `from` holds all blocks of K, each with panels for `count` vectors. */
-static char *panels_at(const gemm_plan *q, const void *from, int width, int64_t count, int64_t kb, int64_t at)
-{
-	return (char *)from +
-	       panel_bytes(q->row, width, q->kc) * (size_t)(kb * ceil_div(count, width) + at / width);
+	const int width = width_of(q->row, x);
+	return (char *)panels +
+	       panel_bytes(q->row, x, q->kc) * (size_t)(kb * ceil_div(count, width) + at / width);
 }
 static char *shared_columns(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	return panels_at(q, q->scratch, q->row->nr, q->chunk, kb, at);
+	return panels_at(q, K_B, q->scratch, q->chunk, kb, at);
 }
 static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	return panels_at(q, q->scratch + q->shared_b, q->row->mr, q->g.m, kb, at);
+	return panels_at(q, K_A, q->scratch + q->shared_b, q->g.m, kb, at);
 }
 
 /* ---- Operands packed by the caller -------------------------------------------------- */
@@ -304,18 +317,19 @@ static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
 /* What stands before the panels, and is compared where they are used. */
 typedef struct packed_head {
 	const k_gemm_row *row;
-	int64_t count, k, batches; /* vectors, their length, different matrices */
-	bool rows;                 /* of A, not columns of B */
+	int64_t count, k, matrices; /* vectors, their length, matrices that differ */
+	k_operand side;
 } packed_head;
 enum { HEAD = ALIGN };
 
 /* The matrices of an operand that differ, and the place of the one for `batch` among them. */
-static int64_t distinct(const k_gemm_args *g, const k_matrix *x, int64_t batch, int64_t *place)
+static int64_t distinct(const k_gemm_args *g, k_operand x, int64_t batch, int64_t *place)
 {
+	const k_matrix *of = matrix_of(g, x);
 	int64_t count = 1;
 	*place = 0;
 	for (int d = g->nbatch - 1; d >= 0; d--) {
-		if (x->bs[d] != 0) {
+		if (of->bs[d] != 0) {
 			*place += batch % g->batch[d] * count;
 			count *= g->batch[d];
 		}
@@ -324,92 +338,87 @@ static int64_t distinct(const k_gemm_args *g, const k_matrix *x, int64_t batch, 
 	return count;
 }
 
-static packed_head head_of(const gemm_plan *q, bool rows)
+static packed_head head_of(const gemm_plan *q, k_operand x)
 {
-	const k_gemm_args *g = &q->g;
 	int64_t place;
 	return (packed_head){.row = q->row,
-			     .count = rows ? g->m : g->n,
-			     .k = g->k,
-			     .batches = distinct(g, rows ? &g->a : &g->b, 0, &place),
-			     .rows = rows};
+			     .count = x == K_A ? q->g.m : q->g.n,
+			     .k = q->g.k,
+			     .matrices = distinct(&q->g, x, 0, &place),
+			     .side = x};
 }
 
-static bool head_fits(const gemm_plan *q, const void *packed, bool rows)
+static bool head_fits(const gemm_plan *q, k_operand x, const void *packed)
 {
-	const packed_head want = head_of(q, rows), *have = packed;
+	const packed_head want = head_of(q, x), *have = packed;
 	return have->row == want.row && have->count == want.count && have->k == want.k &&
-	       have->batches == want.batches && have->rows == rows;
+	       have->matrices == want.matrices && have->side == x;
 }
 
 /* Panels of one batch. */
-static const char *packed_panels(const gemm_plan *q, int64_t batch, bool rows)
+static const char *packed_panels(const gemm_plan *q, k_operand x, int64_t batch)
 {
 	const k_gemm_args *g = &q->g;
 	int64_t place;
-	distinct(g, rows ? &g->a : &g->b, batch, &place);
-	const size_t one = panels_bytes(q, rows ? q->row->mr : q->row->nr, rows ? g->m : g->n);
-	return (const char *)(rows ? g->packed_a : g->packed_b) + HEAD + (size_t)place * one;
+	distinct(g, x, batch, &place);
+	const size_t one = panels_bytes(q, x, x == K_A ? g->m : g->n);
+	return (const char *)(x == K_A ? g->packed_a : g->packed_b) + HEAD + (size_t)place * one;
+}
+
+/* The plan that packing goes by, and which side of it an operand is on. */
+static k_operand plan_packing(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args, k_operand which)
+{
+	k_gemm_args g = *args;
+	g.packed_a = g.packed_b = NULL;
+	make_plan(q, r, &g, 1);
+	return q->transposed ? (which == K_A ? K_B : K_A) : which;
 }
 
 size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *args, k_operand which)
 {
 	gemm_plan q;
-	k_gemm_args g = *args;
-	g.packed_a = g.packed_b = NULL;
 	if (r->vector)
 		return 0;
-	make_plan(&q, r, &g, 1);
-	const bool rows = (which == K_A) != q.transposed;
-	const packed_head head = head_of(&q, rows);
-	return HEAD + (size_t)head.batches * panels_bytes(&q, rows ? r->mr : r->nr, head.count);
+	const k_operand x = plan_packing(&q, r, args, which);
+	const packed_head head = head_of(&q, x);
+	return HEAD + (size_t)head.matrices * panels_bytes(&q, x, head.count);
 }
 
 typedef struct pack_run {
 	gemm_plan q;
 	char *to;
-	bool rows;
-	int64_t count, steps; /* vectors of a matrix; items of one of its blocks of K */
+	packed_head head;
+	int64_t steps; /* items of one block of K of a matrix */
 } pack_run;
 
 static void pack_operand_item(void *arg, int64_t i, int worker)
 {
 	const pack_run *run = arg;
 	const gemm_plan *q = &run->q;
-	const int width = run->rows ? q->row->mr : q->row->nr;
-	const int64_t at = i % run->steps * PACK_PANELS * width, kb = i / run->steps % q->kb,
-		      batch = i / run->steps / q->kb, n = MIN(run->count - at, PACK_PANELS * width);
-	char *to = run->to + (size_t)batch * panels_bytes(q, width, run->count);
+	const k_operand x = run->head.side;
+	const int64_t step = PACK_PANELS * width_of(q->row, x), count = run->head.count;
+	const int64_t at = i % run->steps * step, kb = i / run->steps % q->kb,
+		      matrix = i / run->steps / q->kb;
+	char *to = run->to + (size_t)matrix * panels_bytes(q, x, count);
 	(void)worker;
-	to = panels_at(q, to, width, run->count, kb, at);
-	if (run->rows)
-		pack_rows(q, to, batch, at, n, kb);
-	else
-		pack_columns(q, to, batch, at, n, kb);
+	pack_block(q, x, panels_at(q, x, to, count, kb, at), matrix, at, MIN(count - at, step), kb);
 }
 
 void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *args, k_operand which, void *to)
 {
 	pack_run run;
 	gemm_plan *q = &run.q;
-	k_gemm_args g = *args;
-	g.packed_a = g.packed_b = NULL;
 	assert(!r->vector && ((uintptr_t)to & (ALIGN - 1)) == 0);
-	make_plan(q, r, &g, 1);
-	run.rows = (which == K_A) != q->transposed;
-	*(packed_head *)to = head_of(q, run.rows);
+	const k_operand x = plan_packing(q, r, args, which);
+	run.head = head_of(q, x);
+	memcpy(to, &run.head, sizeof run.head);
 	run.to = (char *)to + HEAD;
-	run.count = run.rows ? q->g.m : q->g.n;
-	run.steps = ceil_div(run.count, PACK_PANELS * (run.rows ? r->mr : r->nr));
-	/* a batch for each matrix that differs */
-	const k_matrix *x = run.rows ? &q->g.a : &q->g.b;
-	int64_t batches = 1;
-	for (int d = 0; d < q->g.nbatch; d++) {
-		if (x->bs[d] == 0)
+	run.steps = ceil_div(run.head.count, PACK_PANELS * width_of(r, x));
+	/* as many batches as there are matrices that differ */
+	for (int d = 0; d < q->g.nbatch; d++)
+		if (matrix_of(&q->g, x)->bs[d] == 0)
 			q->g.batch[d] = 1;
-		batches *= q->g.batch[d];
-	}
-	pool_run(p, pack_operand_item, &run, batches * q->kb * run.steps);
+	pool_run(p, pack_operand_item, &run, run.head.matrices * q->kb * run.steps);
 }
 
 /* ---- One block of C ------------------------------------------------------------------ */
@@ -455,6 +464,7 @@ static bool not_needed(k_triangle t, int64_t i, int64_t m, int64_t j, int64_t n)
 	return t == K_LOWER ? j >= i + m : t == K_UPPER ? i >= j + n : false;
 }
 
+/* Makes them 0, in C from element `offset` on. */
 static void clear(const k_gemm_args *g, int64_t offset, int64_t m, int64_t n)
 {
 	const size_t size = k_type_size(g->c.type);
@@ -494,73 +504,118 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 		*from = (int)((begin - first) / r->kr * r->kr);
 }
 
-/* Block (mi, ni) of C of one batch. */
+/* What compute_block works on. */
+typedef struct block {
+	int64_t batch, row, column, m, n; /* place and size in C */
+	int64_t in_chunk;                 /* column within B's chunk */
+	int64_t at;                       /* element of C */
+	char *pa, *pb;                    /* LOCAL panels of a group */
+	float *c;                         /* where sums are: C, or an fp32 block */
+	int64_t ldc;
+	bool by_panel; /* the block has the columns of one panel */
+} block;
+
+/* Panels of K block `kb` for the block's rows, or for columns from its j-th on. */
+static const char *rows_of(const gemm_plan *q, const block *x, int64_t kb)
+{
+	if (q->pack_a == PACKED)
+		return panels_at(q, K_A, packed_panels(q, K_A, x->batch), q->g.m, kb, x->row);
+	if (q->pack_a == SHARED)
+		return shared_rows(q, kb, x->row);
+	return panels_at(q, K_A, x->pa, x->m, kb % q->group, 0);
+}
+static const char *columns_of(const gemm_plan *q, const block *x, int64_t kb, int64_t j)
+{
+	if (q->pack_b == PACKED)
+		return panels_at(q, K_B, packed_panels(q, K_B, x->batch), q->g.n, kb, x->column + j);
+	if (q->pack_b == SHARED)
+		return shared_columns(q, kb, x->in_chunk + j);
+	return panels_at(q, K_B, x->pb, x->n, kb % q->group, j);
+}
+
+/* One panel of B, columns from the j-th on, times all panels of A, in K block `kb`; meanwhile the panel
+ * `next` comes nearer. */
+static void compute_panel(const gemm_run *run, const block *x, int64_t kb, int64_t j, const char *next)
+{
+	const gemm_plan *q = run->q;
+	const k_gemm_row *r = q->row;
+	const k_gemm_args *g = &q->g;
+	const size_t a_panel = panel_bytes(r, K_A, q->kc), b_panel = panel_bytes(r, K_B, q->kc);
+	const bool biased = (r->precision & FIXED) && g->bias.data;
+	const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
+	const int64_t k0 = kb * q->kc;
+	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
+	const char *a = rows_of(q, x, kb), *b = columns_of(q, x, kb, j);
+	const size_t share = next ? b_panel / (size_t)ceil_div(x->m, r->mr) : 0;
+	size_t done = 0;
+	for (int64_t i = 0; i < x->m; i += r->mr, a += a_panel) {
+		const int tm = (int)MIN(x->m - i, r->mr);
+		float *tile = q->direct ? x->c + i * x->ldc + j
+					: x->c + (q->kb > 1 ? i * x->ldc : 0) + (x->by_panel ? 0 : j);
+		if (not_needed(g->triangle_c, x->row + i, tm, x->column + j, tn)) {
+			if (kb == 0)
+				clear(g, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+			continue;
+		}
+		if (biased)
+			start_tile(run, tile, x->ldc, x->batch, x->row + i, x->column + j, tm, tn);
+		int from, to = kpad;
+		useful_k(q, k0, x->row + i, tm, x->column + j, tn, &from, &to);
+		for (size_t p = 0; p < share; p += ALIGN)
+			__builtin_prefetch(next + done + p, 0, 2); /* to the second-level cache */
+		done += share;
+		if (from < to || !add)
+			r->kernel(to - from, a + (size_t)from * (size_t)step_of(r, K_A),
+				  b + (size_t)from * (size_t)step_of(r, K_B), tile, x->ldc, tm, tn,
+				  add || biased);
+		if (!q->direct && final)
+			store_tile(run, tile, x->ldc, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+	}
+}
+
+/* Block (mi, ni) of C of one batch.  A panel of B stays in the first-level cache while those of A pass by,
+ * which the second level holds; K blocks of a group follow each other for each panel, so that sums which are
+ * not in C itself take the columns of one panel only. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
 {
 	const gemm_plan *q = run->q;
 	const k_gemm_row *r = q->row;
 	const k_gemm_args *g = &q->g;
 	char *local = q->scratch + q->shared_bytes + (size_t)worker * q->local_bytes;
-	char *pa = local, *pb = local + q->a_bytes;
-	float *block = (float *)(void *)(local + q->a_bytes + q->b_bytes);
-	const int64_t row = mi * q->mc, m = MIN(g->m - row, q->mc);
-	const int64_t in_chunk = ni * q->nc, column = q->column + in_chunk;
-	const int64_t n = MIN(MIN(g->n - q->column, q->chunk) - in_chunk, q->nc);
-	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
-	if (m <= 0 || n <= 0)
+	block x = {
+	    .batch = batch, .row = mi * q->mc, .in_chunk = ni * q->nc, .pa = local, .pb = local + q->a_bytes};
+	x.column = q->column + x.in_chunk;
+	x.m = MIN(g->m - x.row, q->mc);
+	x.n = MIN(MIN(g->n - q->column, q->chunk) - x.in_chunk, q->nc);
+	if (x.m <= 0 || x.n <= 0)
 		return;
-	const int64_t at =
-	    gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
-	if (not_needed(g->triangle_c, row, m, column, n)) {
-		clear(g, at, m, n);
+	x.at = gemm_batch_offset(g, &g->c, batch) + x.row * g->c.rs + x.column * g->c.cs;
+	if (not_needed(g->triangle_c, x.row, x.m, x.column, x.n)) {
+		clear(g, x.at, x.m, x.n);
 		return;
 	}
-	const bool biased = (r->precision & FIXED) && g->bias.data;
-	const bool one_tile = !q->direct && q->kb == 1;
-	float *c = q->direct ? (float *)g->c.data + at : block;
-	const int64_t ldc = q->direct ? g->c.rs : one_tile ? r->nr : q->nc;
+	x.by_panel = q->group == q->kb;
+	x.c = q->direct ? (float *)g->c.data + x.at : (float *)(void *)(local + q->a_bytes + q->b_bytes);
+	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->nc;
 	if (r->begin)
 		r->begin();
-	for (int64_t kb = 0; kb < q->kb; kb++) {
-		const int64_t k0 = kb * q->kc;
-		const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr);
-		const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
-		int from, to = kpad;
-		useful_k(q, k0, row, m, column, n, &from, &to);
-		const bool used = to > 0;
-		const char *a = pa, *b = pb;
-		if (q->pack_b == PACKED)
-			b = panels_at(q, packed_panels(q, batch, false), r->nr, g->n, kb, column);
-		else if (q->pack_b == SHARED)
-			b = shared_columns(q, kb, in_chunk);
-		else if (used)
-			pack_columns(q, pb, batch, column, n, kb);
-		if (q->pack_a == PACKED)
-			a = panels_at(q, packed_panels(q, batch, true), r->mr, g->m, kb, row);
-		else if (q->pack_a == SHARED)
-			a = shared_rows(q, kb, row);
-		else if (used)
-			pack_rows(q, pa, batch, row, m, kb);
-		for (int64_t i = 0; i < m; i += r->mr, a += a_panel)
-			for (int64_t j = 0; j < n; j += r->nr) {
-				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
-				float *tile = one_tile ? block : c + i * ldc + j;
-				if (not_needed(g->triangle_c, row + i, tm, column + j, tn)) {
-					if (kb == 0)
-						clear(g, at + i * g->c.rs + j * g->c.cs, tm, tn);
-					continue;
-				}
-				if (biased)
-					start_tile(run, tile, ldc, batch, row + i, column + j, tm, tn);
-				to = kpad;
-				useful_k(q, k0, row + i, tm, column + j, tn, &from, &to);
-				if (from < to || !add)
-					r->kernel(to - from, a + (size_t)from * (size_t)(r->mr * r->element),
-						  b + (size_t)(j / r->nr) * b_panel +
-						      (size_t)from * (size_t)(r->nr * r->element),
-						  tile, ldc, tm, tn, add || biased);
-				if (!q->direct && final)
-					store_tile(run, tile, ldc, at + i * g->c.rs + j * g->c.cs, tm, tn);
+	for (int64_t first = 0; first < q->kb; first += q->group) {
+		const int64_t last = MIN(first + q->group, q->kb) - 1;
+		for (int64_t kb = first; kb <= last; kb++) {
+			int from, to = (int)MIN(g->k - kb * q->kc, q->kc);
+			useful_k(q, kb * q->kc, x.row, x.m, x.column, x.n, &from, &to);
+			if (to > 0 && q->pack_a == LOCAL)
+				pack_block(q, K_A, (char *)rows_of(q, &x, kb), batch, x.row, x.m, kb);
+			if (to > 0 && q->pack_b == LOCAL)
+				pack_block(q, K_B, (char *)columns_of(q, &x, kb, 0), batch, x.column, x.n,
+					   kb);
+		}
+		for (int64_t j = 0; j < x.n; j += r->nr)
+			for (int64_t kb = first; kb <= last; kb++) {
+				const char *next = kb < last         ? columns_of(q, &x, kb + 1, j)
+						   : j + r->nr < x.n ? columns_of(q, &x, first, j + r->nr)
+								     : NULL;
+				compute_panel(run, &x, kb, j, next);
 			}
 	}
 	if (r->end)
@@ -602,13 +657,13 @@ static void pack_item(void *arg, int64_t i, int worker)
 		const int step = PACK_PANELS * q->row->nr;
 		const int64_t kb = i % q->kb, at = i / q->kb * step,
 			      n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
-		pack_columns(q, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
+		pack_block(q, K_B, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
 		return;
 	}
 	i -= columns;
 	const int step = PACK_PANELS * q->row->mr;
 	const int64_t kb = i % q->kb, at = i / q->kb * step;
-	pack_rows(q, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
+	pack_block(q, K_A, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
 }
 
 /* ---- Products with a few columns -------------------------------------------------- */
@@ -683,8 +738,8 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *args, void *scratch
 		run_vectors(p, &run);
 		return;
 	}
-	assert(!q.g.packed_a || head_fits(&q, q.g.packed_a, true));
-	assert(!q.g.packed_b || head_fits(&q, q.g.packed_b, false));
+	assert(!q.g.packed_a || head_fits(&q, K_A, q.g.packed_a));
+	assert(!q.g.packed_b || head_fits(&q, K_B, q.g.packed_b));
 	if (!run.phased) {
 		pool_run(p, compute_item, &run, q.batches * q.mb * q.nb);
 		return;

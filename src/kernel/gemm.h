@@ -34,6 +34,7 @@ struct k_gemm_row {
 	bool f16_only;      /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
 	int mr, nr, kr;     /* tile; K is padded to a multiple of kr */
 	int element;        /* bytes per element of a panel */
+	int element_a;      /* of A's if they differ, else 0 */
 	int trailer; /* bytes of a panel beside its elements: before them, but after those of K_FIXED */
 	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
 	 * mc x kc of A in the second. */
@@ -71,6 +72,9 @@ gemm_vector_fn gemm_vector_avx512;
 
 gemm_pack_fn pack_bf16_avx512_a, pack_bf16_avx512_b;
 gemm_kernel_fn gemm_bf16_avx512;
+
+gemm_pack_fn pack_f16_avx512_a, pack_f16_avx512_b;
+gemm_kernel_fn gemm_f16_avx512;
 
 gemm_pack_fn pack_fixed_portable_a, pack_fixed_portable_b;
 gemm_kernel_fn gemm_fixed_portable;
