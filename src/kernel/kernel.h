@@ -214,9 +214,9 @@ typedef enum k_reduction { K_SUM, K_MEAN, K_MAX, K_MIN, K_SUM_SQUARE, K_L2 } k_r
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
 	      const ew_operand *out);
 
-/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted; terms below e^-87 are 0.  y may
- * be x.  below >= 0: elements whose index along `axis` is above that along dim `below` count as -infinity and
- * are not read. */
+/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted; terms below e^-87 are 0.  y
+ * may be x.  below >= 0: elements whose index along `axis` is above that along dim `below` count as
+ * -infinity, are not read and give 0. */
 void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
 	       const ew_operand *y);
 

@@ -77,7 +77,8 @@ static inline float exp_bounded(float x)
 #define TINY_SHIFT 149
 static inline float tiny_float(float units)
 {
-	return bits_float(float_bits(units + 0x1p23f) - 0x4b000000); /* rounds, and takes the integer's bits */
+	return bits_float(float_bits(units + 0x1p23f) -
+			  0x4b000000); /* rounds, and takes the integer's bits */
 }
 
 /* e^x = 2^n e^r, n = round(x / ln 2) */

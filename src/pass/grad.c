@@ -39,8 +39,8 @@ static bool reserved(const grad *g, const char *name)
 
 static double elements(const grad *g, an_value v) { return (double)an_type_count(&g->f->values[v].type); }
 
-/* Whether v is a contraction much larger than its operands, or as large and made of one by elementwise work and
- * softmax. */
+/* Whether v is a contraction much larger than its operands, or as large and made of one by elementwise work
+ * and softmax. */
 static bool swollen(const grad *g, an_value v)
 {
 	for (an_value next = AN_NO_VALUE;; v = next, next = AN_NO_VALUE) {
@@ -478,10 +478,8 @@ an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forw
 	an_program *p = f->program;
 	an_function *raw = NULL;
 	mil_diag diag;
-	grad g = {.f = f,
-		  .save_all = opt && opt->save_all,
-		  .recompute = opt ? opt->recompute : 0,
-		  .diag = &diag};
+	grad g = {
+	    .f = f, .save_all = opt && opt->save_all, .recompute = opt ? opt->recompute : 0, .diag = &diag};
 	*forward = *backward = NULL;
 	diag_init(&diag, p->ctx, p->file, p->source, p->source_len);
 	arena_init(&g.scratch, p->ctx);

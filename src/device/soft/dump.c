@@ -32,7 +32,9 @@ static void add_program(str *out, const soft_call *c)
 static void add_call(str *out, const soft_exe *e, const soft_call *c)
 {
 	switch (c->kind) {
-	case CALL_LOOP: str_addf(out, "loop    %lld x %d calls", (long long)c->u.loop.count, c->u.loop.n); break;
+	case CALL_LOOP:
+		str_addf(out, "loop    %lld x %d calls", (long long)c->u.loop.count, c->u.loop.n);
+		break;
 	case CALL_EWISE:
 	case CALL_REDUCE:
 		str_add(out, c->kind == CALL_EWISE ? "ewise   " : "reduce  ");

@@ -1,7 +1,7 @@
 /* Calls that go through the same heads, or whatever else is along an outer axis, become a loop over it.
  *
- * In attention a head's scores are made, masked, turned into probabilities and multiplied with its values, and
- * no head sees another.  One call after the other writes all heads' scores to memory and reads them
+ * In attention a head's scores are made, masked, turned into probabilities and multiplied with its values,
+ * and no head sees another.  One call after the other writes all heads' scores to memory and reads them
  * again; a loop over heads with these calls inside keeps a head's in the second-level cache, needs them for
  * as many heads as there are threads only, and lets threads meet once.
  *
@@ -17,7 +17,7 @@ _Static_assert((int)AXES <= (int)SOFT_RANK, "a matrix has no more axes than a va
 
 /* How a call goes through one of its operands. */
 typedef struct access {
-	int64_t size; /* of an element */
+	int64_t size;        /* of an element */
 	bool written, whole; /* whole: scratch, of which an iteration needs all */
 	int64_t stride[SOFT_RANK];
 } access;
@@ -256,7 +256,8 @@ static void confine(looper *l, int first, int end)
 	const int threads = l->s->ctx->threads;
 	for (int i = 0; i < (int)l->s->nstorages; i++) {
 		soft_storage *st = &l->s->storages[i];
-		if (l->seen[i] == l->round && (st->kind != STORE_SCRATCH || !l->written[i] || !l->confined[i]))
+		if (l->seen[i] == l->round &&
+		    (st->kind != STORE_SCRATCH || !l->written[i] || !l->confined[i]))
 			l->seen[i] = 0;
 	}
 	for (int i = 0; i < e->ncalls; i++)

@@ -50,7 +50,8 @@ typedef struct soft_storage {
 	int first, last; /* first and last kernel call that touches it; -1: none */
 } soft_storage;
 
-/* The elements of a value whose index along one axis is above that along another; none if the axes are one. */
+/* The elements of a value whose index along one axis is above that along another; none if the axes are one.
+ */
 typedef struct soft_half {
 	int8_t above, below;
 } soft_half;
@@ -202,7 +203,7 @@ typedef struct soft_call {
 			bool min;
 			int below; /* SOFTMAX: k_softmax's */
 		} copy;
-		struct { /* ref: those of call[0], then of call[1] ... in iteration 0 */
+		struct {               /* ref: those of call[0], then of call[1] ... in iteration 0 */
 			int64_t count; /* iterations, in any order, each on one thread */
 			int n;
 			struct soft_call *call;
@@ -234,10 +235,10 @@ typedef struct soft_device {
 	void *scratch;
 	size_t scratch_size; /* shared: calls run one after the other */
 	void *stage;
-	size_t stage_size; /* outputs that are bound over inputs */
-	bool no_fusion;    /* for tests: every node is its own call */
+	size_t stage_size;  /* outputs that are bound over inputs */
+	bool no_fusion;     /* for tests: every node is its own call */
 	int64_t loop_flops; /* an iteration of a loop is worth its calls from so many FLOPs on; tests set 0 */
-	an_status status;  /* of the last run */
+	an_status status;   /* of the last run */
 } soft_device;
 
 /* The lowered function while it is compiled; all of it lives in `tmp`. */

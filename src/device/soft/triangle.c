@@ -13,7 +13,8 @@
 
 #include <math.h>
 
-/* From here on down e^x is 0 in fp32 whatever finite fp16 score was added, of the sizes that networks have. */
+/* From here on down e^x is 0 in fp32 whatever finite fp16 score was added, of the sizes that networks have.
+ */
 #define MASKED (-1e4)
 
 static bool is_half(soft_half h) { return h.above != h.below; }
@@ -30,7 +31,8 @@ static double literal_at(const soft_value *v, int64_t i)
 	}
 }
 
-/* Whether v is a square matrix, its other axes 1, that masks above the diagonal; *rest: and is 0 elsewhere. */
+/* Whether v is a square matrix, its other axes 1, that masks above the diagonal; *rest: and is 0 elsewhere.
+ */
 static bool is_mask(const soft_value *v, bool *rest)
 {
 	if (!v->bytes || v->rank < 2 || v->dim[v->rank - 1] != v->dim[v->rank - 2] ||
@@ -135,9 +137,7 @@ static void forward_ew(soft_fn *s, const soft_node *n)
 			y->zero = lifted(s->values[n->in[i]].zero, &s->values[n->in[i]], y);
 		break;
 	case EW_MOV:
-	case EW_NEG:
-		y->zero = lifted(s->values[n->in[0]].zero, &s->values[n->in[0]], y);
-		break;
+	case EW_NEG: y->zero = lifted(s->values[n->in[0]].zero, &s->values[n->in[0]], y); break;
 	default: break;
 	}
 }
