@@ -11,6 +11,7 @@
 	X(AVX512, "avx512") /* F, BW, DQ, VL */     \
 	X(AVX512_BF16, "avx512bf16")                \
 	X(AVX512_FP16, "avx512fp16")                \
+	X(AVX512_VNNI, "avx512vnni")                \
 	X(AMX_BF16, "amxbf16")                      \
 	X(AMX_INT8, "amxint8")                      \
 	X(AMX_FP16, "amxfp16")                      \

@@ -58,19 +58,21 @@ void k_counts_add(k_counts *to, const k_counts *from);
 
 /* ---- GEMM ------------------------------------------------------------------------ */
 
-/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation.  Any strides (so
+/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation, or, of 8-bit integers, int32:
+ * exact, or INT32_MAX or INT32_MIN from where a sum reaches 2^31 in magnitude, k ascending.  Any strides (so
  * transposed, sliced and broadcast operands need no copy), up to GEMM_BATCH_DIMS batch dims
  * (stride 0 broadcasts).  C overlaps neither operand.  With k = 0, C becomes 0 or stays. */
 #define GEMM_BATCH_DIMS 3
 typedef struct k_matrix {
 	void *data;     /* element [0][0][0] */
-	k_type type;    /* K_F16 or K_F32 */
+	k_type type;    /* K_F16 or K_F32; A and B both K_I8 or K_U8 (each its own), then C is K_I32 */
 	int64_t rs, cs; /* row and column stride */
 	int64_t bs[GEMM_BATCH_DIMS];
 } k_matrix;
 
 typedef enum k_precision {
-	K_EXACT, /* products of fp16 operands are exact; fp32 operands are multiplied in fp32 */
+	K_EXACT, /* products of fp16 operands are exact; fp32 operands are multiplied in fp32; integers want
+		    this one */
 	K_FAST,  /* operands may be rounded to bf16 */
 	K_FIXED  /* as a Neural Engine does it, to the bit: gemm_fixed.h has the rules; fp16 operands only */
 } k_precision;
@@ -90,6 +92,8 @@ typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gem
  * NULL: the portable kernel takes everything. */
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
 const char *k_gemm_name(const k_gemm_row *r);
+/* Whether a product of K_I8 or K_U8 operands of this k may hold sums that reached 2^31. */
+bool k_gemm_saturates(const k_gemm_args *g);
 /* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address. */
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
