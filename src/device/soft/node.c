@@ -1,6 +1,8 @@
 /* Values and nodes of the lowered function: what lower.c puts together. */
 #include "device/soft/node.h"
 
+#include <math.h>
+
 const k_type soft_type_by_dtype[AN_DTYPE_COUNT] = {[AN_FP16] = K_F16,          [AN_FP32] = K_F32,
 						   [AN_INT8] = K_I8,           [AN_UINT8] = K_U8,
 						   [AN_INT16] = K_I16,         [AN_UINT16] = K_U16,
@@ -279,6 +281,27 @@ int soft_add_product(soft_fn *s, k_type type, int x, int y, int bias)
 	if (soft_fixed_point(s, type))
 		return soft_add_gemm(s, type, x, y, bias);
 	int z = soft_add_gemm(s, bias < 0 ? type : K_F32, x, y, -1);
+	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
+}
+
+int soft_add_integer_product(soft_fn *s, k_type type, int x, int y, int scale, int bias)
+{
+	int sum = soft_add_gemm(s, K_I32, x, y, -1), z = sum;
+	const k_gemm_args g = {.k = s->values[x].dim[s->values[x].rank - 1],
+			       .a.type = s->values[x].type,
+			       .b.type = s->values[y].type};
+	if (k_gemm_saturates(&g)) {
+		int64_t dim[SOFT_RANK];
+		memcpy(dim, s->values[sum].dim, sizeof dim);
+		const int32_t limit[] = {INT32_MAX, INT32_MIN};
+		for (int i = 0; i < LENGTH(limit); i++) {
+			int there =
+			    soft_add_ew_like(s, EW_EQ, K_BOOL, sum, sum, soft_add_number(s, K_I32, limit[i]));
+			z = soft_add_ew(s, EW_SELECT, K_F32, s->values[sum].rank, dim, there,
+					soft_add_number(s, K_F32, i ? -INFINITY : INFINITY), z, 0, 0);
+		}
+	}
+	z = soft_add_ew_like(s, EW_MUL, bias < 0 ? type : K_F32, sum, z, scale);
 	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
 }
 
