@@ -364,6 +364,17 @@ static float modulo_f(float a, float b)
 static inline float max_f(float a, float b) { return pick((a > b) | (a != a), a, b); }
 static inline float min_f(float a, float b) { return pick((a < b) | (a != a), a, b); }
 
+/* See EW_OP_LIST; operands as large as fp16's, or a sum of few of them. */
+static inline float add_aligned(float a, float b)
+{
+	const uint32_t ea = float_bits(a) >> 23 & 255, eb = float_bits(b) >> 23 & 255,
+		       least = 27; /* no overflow */
+	const uint32_t most = MAX(ea, eb), e = MAX(most, least);
+	const float units = bits_float((265 - e) << 23),
+		    unit = bits_float((e - 11) << 23); /* 2^(11-E), 2^(E-11) */
+	return (truncf(a * units) + truncf(b * units)) * unit;
+}
+
 /* clang-format off */
 static void step_floats(const ew_instr *x, float *d, const float *a, const float *b, const float *c, int n)
 {
@@ -377,6 +388,7 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_FLOOR_DIV: LOOP(floorf(a[i] / b[i])); break;
 	case EW_MOD: LOOP(modulo_f(a[i], b[i])); break;
 	case EW_POW: LOOP(pow_f(a[i], b[i])); break;
+	case EW_ADD_ALIGNED: LOOP(add_aligned(a[i], b[i])); break;
 	case EW_MAX: LOOP(max_f(a[i], b[i])); break;
 	case EW_MIN: LOOP(min_f(a[i], b[i])); break;
 	case EW_EQ: LOOP(pick(a[i] == b[i], 1.0f, 0.0f)); break;

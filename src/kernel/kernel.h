@@ -116,12 +116,14 @@ void k_gemm_count(pool *p, const k_gemm_args *g, k_counts *counts);
 
 /* ORDER EW: step_floats and step_ints in ewise_impl.h, and what follows from the order in ew_reads.
  * Comparisons give 1 or 0; SELECT takes b where a is not 0.  MAX, MIN and the reductions to them give NaN if
- * either side is NaN.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers divided by zero
- * give 0.  ROUND goes to the nearest integer; a tie goes to the even one, with EW_AWAY away from zero. */
+ * either side is NaN.  ADD_ALIGNED cuts off both operands below the 12 leading bits of the one with the
+ * larger exponent, and adds what is left exactly.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers
+ * divided by zero give 0.  ROUND goes to the nearest integer; a tie goes to the even one, with EW_AWAY away
+ * from zero. */
 /* clang-format off */
 #define EW_OP_LIST(X)                                                              \
 	X(LOAD) X(STORE) X(IMM)                                                    \
-	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(MAX) X(MIN)       \
+	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(ADD_ALIGNED) X(MAX) X(MIN) \
 	X(EQ) X(NE) X(LT) X(LE) X(GT) X(GE) X(SELECT)                              \
 	X(MOV) X(ABS) X(NEG) X(SIGN) X(SQUARE) X(SQRT) X(RSQRT) X(INV) X(EXP) X(EXP2) X(LOG) \
 	X(SIN) X(COS) X(ERF) X(FLOOR) X(CEIL) X(ROUND) X(RELU) X(LEAKY_RELU) X(ELU) X(CLIP) \

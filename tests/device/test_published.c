@@ -547,6 +547,42 @@ static void test_along_axes(void **state)
 		for_each(cases[i].numerics, run_along, &cases[i]);
 }
 
+/* guide, M1: the sums that "tiles of four lanes" explain, under the switch: which ones survive among M and -M
+ * in two orders, and three sums more. */
+static void test_tiles(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *m, *survive;
+	} cells[] = {{"1024", "16"}, {"3000", "16"}, {"4090", "16"}, {"4096", "4"},
+		     {"8000", "4"},  {"16000", "4"}, {"30000", "4"}};
+	for (int i = 0; i < LENGTH(cells); i++)
+		for (int order = 0; order < 2; order++) {
+			char x[16 * 40] = "";
+			for (int j = 0; j < 16; j++)
+				snprintf(x + strlen(x), sizeof x - strlen(x),
+					 order ? "%s%s 1 -%s" : "%s%s -%s 1", j ? " " : "", cells[i].m,
+					 cells[i].m);
+			for_each("m1,reduce=tiled m4,reduce=tiled ieee,reduce=tiled", run_along,
+				 &(along){"", "reduce_sum", x, cells[i].survive});
+			for_each("m1 m4 ieee", run_along, &(along){"", "reduce_sum", x, "16"});
+		}
+	static const along sums[] = {
+	    {"m1,reduce=tiled", "reduce_sum", "4096 1024*1", "5116"},
+	    {"m1", "reduce_sum", "4096 1024*1", "5120"},
+	    {"m1,reduce=tiled", "reduce_sum", "16000*1", "16000"},
+	    {"m1,reduce=tiled", "reduce_sum", "8192 16*1", "8208"},
+	    {"m1,reduce=tiled", "reduce_sum", "8*256", "2048"},
+	    {"m1,reduce=tiled", "reduce_sum", "7*256 257", "2050"},
+	    {"m1,reduce=tiled", "reduce_sum", "2*32768", "inf"},
+	    {"m1,reduce=tiled", "reduce_max", "1 nan 2", "inf"},
+	    {"m1,reduce=tiled", "reduce_sum", "1 nan 2", "inf"},
+	    {"m1,reduce=tiled", "reduce_sum", "1 inf -inf 5 -2", "0"},
+	};
+	for (int i = 0; i < LENGTH(sums); i++)
+		for_each(sums[i].numerics, run_along, &sums[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -558,6 +594,7 @@ int main(void)
 	    cmocka_unit_test(test_identity),
 	    cmocka_unit_test(test_slices),
 	    cmocka_unit_test(test_along_axes),
+	    cmocka_unit_test(test_tiles),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

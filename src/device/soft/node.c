@@ -337,12 +337,44 @@ static int add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t 
 	return out;
 }
 
+/* The sums of four consecutive elements along the last axis in mask, each addition aligned; what is missing
+ * of the last four is 0.  x has no NaN but from infinity - infinity, which stays one. */
+static int tile_sums(soft_fn *s, int x, uint32_t mask)
+{
+	enum { TILE = 4 };
+	const int rank = s->values[x].rank, axis = 31 - __builtin_clz(mask);
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	const int64_t left = (TILE - dim[axis] % TILE) % TILE;
+	if (left) {
+		dim[axis] = left;
+		const int part[] = {
+		    x, soft_add_broadcast(s, soft_add_number(s, s->values[x].type, 0), rank, dim)};
+		x = soft_add_concat(s, axis, false, 2, part);
+		dim[axis] = s->values[x].dim[axis];
+	}
+	dim[axis] /= TILE;
+	int sum = -1;
+	for (int i = 0; i < TILE; i++) {
+		soft_view view = soft_whole(rank);
+		view.step[axis] = TILE;
+		view.begin[axis] = i;
+		const int lane = soft_add_view(s, x, rank, dim, &view);
+		sum = i ? soft_add_ew_like(s, EW_ADD_ALIGNED, K_F32, lane, sum, lane) : lane;
+		if (i && !s->oom)
+			s->nodes[s->nnodes - 1].u.ew.flags = 0;
+	}
+	return sum;
+}
+
 /* Sums of chips' fp16 values: exact enough in fp32, then a product by one or 1 / n that rounds as elsewhere.
  * Without a definition by an operation, which leaves no NaN, x may have some. */
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
 {
 	const ane_numerics *numerics = s->numerics;
-	bool chip = CHOSEN(numerics, ROUNDING, AWAY) || CHOSEN(numerics, NAN, INFINITY) ||
+	const bool tiled =
+	    CHOSEN(numerics, REDUCE, TILED) && how != K_MAX && how != K_MIN && type == K_F16 && mask;
+	bool chip = tiled || CHOSEN(numerics, ROUNDING, AWAY) || CHOSEN(numerics, NAN, INFINITY) ||
 		    CHOSEN(numerics, INDETERMINATE, ZERO);
 	if (s->values[x].type != K_F16 || !chip)
 		return add_reduce(s, how, type, x, mask);
@@ -354,7 +386,16 @@ int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t ma
 	double factor = 1;
 	for (int i = 0; how == K_MEAN && i < s->values[x].rank; i++)
 		factor /= mask >> i & 1 ? (double)s->values[x].dim[i] : 1;
+	const bool root = tiled && how == K_L2;
+	if (tiled) {
+		if (how == K_SUM_SQUARE || how == K_L2)
+			x = soft_add_ew_like(s, EW_SQUARE, K_F32, x, x, -1);
+		x = tile_sums(s, x, mask);
+		how = K_SUM;
+	}
 	int sum = add_reduce(s, how == K_MEAN ? K_SUM : how, K_F32, x, mask);
+	if (root)
+		sum = soft_add_ew_like(s, EW_SQRT, K_F32, sum, sum, -1);
 	int y = soft_add_ew_like(s, EW_MUL, type, sum, sum, soft_add_number(s, type, factor));
 	if (!s->oom) /* infinity - infinity inside the sum is indeterminate, no operand that is NaN */
 		s->nodes[s->nnodes - 1].u.ew.flags &= (uint8_t)~EW_NAN_INF;
