@@ -99,7 +99,7 @@ size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 /* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of
  * K_FIXED where that is the precision, and is 0 otherwise.  Products of integers are not counted. */
-void k_gemm_count(pool *p, const k_gemm_args *g, k_counts *counts);
+void k_gemm_count(pool *p, uint32_t isa, const k_gemm_args *g, k_counts *counts);
 
 /* ---- Elementwise chains ---------------------------------------------------------- */
 

@@ -138,7 +138,7 @@ static void run_counted(pool *p, uint32_t isa, soft_exe *e, soft_call *c, an_cou
 		for (int i = 0; i < c->u.ew.prog.ninstr + (c->kind == CALL_REDUCE); i++)
 			add_counts(&counts[c->u.ew.op[i]], &part[i]);
 	} else if (c->kind == CALL_GEMM) {
-		k_gemm_count(p, &c->u.gemm.args, part);
+		k_gemm_count(p, isa, &c->u.gemm.args, part);
 		add_counts(&counts[c->op], part);
 	} else if (c->kind == CALL_SOFTMAX) {
 		count_elements(c, &counts[c->op]);
