@@ -305,15 +305,13 @@ static int64_t count_vanished(const k_gemm_args *g, zero_output *zero, int nzero
 		for (int z = 0; z < nzero; z++) {
 			zero_output o = zero[z];
 			const uint16_t *x = a[o.i], *w = b[o.j], *from = least[o.i];
-			uint16_t met = 0, kept = 0;
-			for (int e = 0; e < COUNT_TILE; e++) {
-				met |= (x[e] != 0) & (w[e] != 0);
-				kept |= w[e] >= from[e];
-			}
-			o.met |= met;
+			uint16_t seen = 0; /* 1: met, 2: one that is kept */
+			for (int e = 0; e < COUNT_TILE; e++)
+				seen |= (uint16_t)(((x[e] != 0) & (w[e] != 0)) | (w[e] >= from[e] ? 2 : 0));
+			o.met |= seen & 1;
 			if (o.decided && o.met)
 				vanished++;
-			else if (!kept)
+			else if (!(seen & 2))
 				zero[left++] = o;
 		}
 		nzero = left;
@@ -350,13 +348,14 @@ static float scan_results(const k_matrix *c, int64_t at, int64_t stride, int n, 
 		}
 		return largest;
 	}
-	uint16_t size[COUNT_TILE], largest = 0, least = 0x7fff, most = 0;
+	uint16_t size[COUNT_TILE];
+	int16_t largest = 0, least = 0x7fff, most = 0; /* signed ones have instructions everywhere */
 	load_magnitudes(size, c, at, stride, n);
 	for (int j = 0; j < n; j++) {
-		const uint16_t finite = size[j] < 0x7c00 ? size[j] : 0;
-		largest = MAX(largest, finite);
-		least = MIN(least, size[j]);
-		most = MAX(most, size[j]);
+		const int16_t x = (int16_t)size[j], finite = x < 0x7c00 ? x : 0;
+		largest = largest > finite ? largest : finite;
+		least = least < x ? least : x;
+		most = most > x ? most : x;
 	}
 	*special |= least == 0 || most >= 0x7c00;
 	return half_to_float((half)largest);
