@@ -133,11 +133,10 @@ INLINE void tile(const int rows, const int vectors, int k, const int32_t *a, con
 		    _mm512_mullo_epi32(_mm512_set1_epi32(ta->offset), _mm512_loadu_si512(tb->sum + 16 * v));
 	UNROLL
 	for (int i = 0; i < rows; i++) {
-		if (i >= m)
-			break;
 		UNROLL
 		for (int v = 0; v < vectors; v++) {
-			__mmask16 mask = low16(n - 16 * v);
+			const __mmask16 mask =
+			    i < m ? low16(n - 16 * v) : 0; /* no break: clang would not unroll */
 			int32_t *to = c + i * ldc + 16 * v;
 			__m512i row = _mm512_set1_epi32(tb->offset * ta->sum[i]);
 			__m512i x = _mm512_add_epi32(_mm512_add_epi32(t[i][v], column[v]), row);
