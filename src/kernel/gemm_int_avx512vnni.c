@@ -108,10 +108,21 @@ UNCHECKED void pack_int_avx512vnni_b(void *panel, const void *src, k_type type, 
 INLINE void tile(const int rows, const int vectors, int k, const int32_t *a, const int32_t *b, int32_t *c,
 		 int64_t ldc, int m, int n, bool add)
 {
-	__m512i t[MR][2];
+	const trailer *ta = (const trailer *)(const void *)(a + k / 4 * MR);
+	const trailer *tb = (const trailer *)(const void *)(b + k / 4 * NR);
+	__m512i t[MR][2], column[2];
 	UNROLL
-	for (int i = 0; i < rows; i++)
-		t[i][0] = t[i][1] = _mm512_setzero_si512();
+	for (int v = 0; v < vectors; v++)
+		column[v] =
+		    _mm512_mullo_epi32(_mm512_set1_epi32(ta->offset), _mm512_loadu_si512(tb->sum + 16 * v));
+	/* sums start at what is to be corrected: more at the end would keep them out of registers */
+	UNROLL
+	for (int i = 0; i < rows; i++) {
+		__m512i row = _mm512_set1_epi32(tb->offset * ta->sum[i]);
+		UNROLL
+		for (int v = 0; v < vectors; v++)
+			t[i][v] = _mm512_add_epi32(row, column[v]);
+	}
 	for (int p = 0; p < k; p += 4, a += MR, b += NR) {
 		__m512i bv[2];
 		UNROLL
@@ -125,21 +136,15 @@ INLINE void tile(const int rows, const int vectors, int k, const int32_t *a, con
 				t[i][v] = _mm512_dpbusd_epi32(t[i][v], bv[v], x);
 		}
 	}
-	const trailer *ta = (const trailer *)(const void *)a, *tb = (const trailer *)(const void *)b;
-	__m512i column[2];
-	UNROLL
-	for (int v = 0; v < vectors; v++)
-		column[v] =
-		    _mm512_mullo_epi32(_mm512_set1_epi32(ta->offset), _mm512_loadu_si512(tb->sum + 16 * v));
 	UNROLL
 	for (int i = 0; i < rows; i++) {
+		if (i >= m)
+			break;
 		UNROLL
 		for (int v = 0; v < vectors; v++) {
-			const __mmask16 mask =
-			    i < m ? low16(n - 16 * v) : 0; /* no break: clang would not unroll */
+			__mmask16 mask = low16(n - 16 * v);
 			int32_t *to = c + i * ldc + 16 * v;
-			__m512i row = _mm512_set1_epi32(tb->offset * ta->sum[i]);
-			__m512i x = _mm512_add_epi32(_mm512_add_epi32(t[i][v], column[v]), row);
+			__m512i x = t[i][v];
 			if (add)
 				x = _mm512_add_epi32(_mm512_maskz_loadu_epi32(mask, to), x);
 			_mm512_mask_storeu_epi32(to, mask, x);
