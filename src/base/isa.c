@@ -65,6 +65,8 @@ uint32_t isa_detect(void)
 			mask |= ISA_AVX512_BF16 | (bf16_is_fast() ? ISA_BF16_FAST : 0);
 		if (BIT(d7, 23))
 			mask |= ISA_AVX512_FP16;
+		if (BIT(c7, 11))
+			mask |= ISA_AVX512_VNNI;
 		if (tiles && BIT(d7, 24) && ask_for_tiles()) {
 			if (BIT(d7, 22))
 				mask |= ISA_AMX_BF16;

@@ -12,6 +12,7 @@
 	X(AVX512_BF16, "avx512bf16")                                            \
 	X(BF16_FAST, "bf16fast") /* its dot products beat fp32 multiply-adds */ \
 	X(AVX512_FP16, "avx512fp16")                                            \
+	X(AVX512_VNNI, "avx512vnni")                                            \
 	X(AMX_BF16, "amxbf16")                                                  \
 	X(AMX_INT8, "amxint8")                                                  \
 	X(AMX_FP16, "amxfp16")                                                  \

@@ -364,6 +364,17 @@ static float modulo_f(float a, float b)
 static inline float max_f(float a, float b) { return pick((a > b) | (a != a), a, b); }
 static inline float min_f(float a, float b) { return pick((a < b) | (a != a), a, b); }
 
+/* See EW_OP_LIST; operands as large as fp16's, or a sum of few of them. */
+static inline float add_aligned(float a, float b)
+{
+	const uint32_t ea = float_bits(a) >> 23 & 255, eb = float_bits(b) >> 23 & 255,
+		       least = 27; /* no overflow */
+	const uint32_t most = MAX(ea, eb), e = MAX(most, least);
+	const float units = bits_float((265 - e) << 23),
+		    unit = bits_float((e - 11) << 23); /* 2^(11-E), 2^(E-11) */
+	return (truncf(a * units) + truncf(b * units)) * unit;
+}
+
 /* clang-format off */
 static void step_floats(const ew_instr *x, float *d, const float *a, const float *b, const float *c, int n)
 {
@@ -377,6 +388,7 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_FLOOR_DIV: LOOP(floorf(a[i] / b[i])); break;
 	case EW_MOD: LOOP(modulo_f(a[i], b[i])); break;
 	case EW_POW: LOOP(pow_f(a[i], b[i])); break;
+	case EW_ADD_ALIGNED: LOOP(add_aligned(a[i], b[i])); break;
 	case EW_MAX: LOOP(max_f(a[i], b[i])); break;
 	case EW_MIN: LOOP(min_f(a[i], b[i])); break;
 	case EW_EQ: LOOP(pick(a[i] == b[i], 1.0f, 0.0f)); break;
@@ -571,21 +583,25 @@ static void count_results(k_counts *to, const ew_instr *x, const float *d, const
 {
 	const int how = vanishes((ew_op)x->op), always = how == VANISH_ALWAYS, never = how == VANISH_NEVER,
 		  negative = how == VANISH_NONZERO;
-	int32_t overflowed = 0, vanished = 0;
-	float largest = to->largest;
-	EACH
-	{
-		int finite = (fabsf(a[i]) < INFINITY) & (fabsf(b[i]) < INFINITY) & (fabsf(c[i]) < INFINITY);
-		int alive = ((a[i] > 0) | (negative & (a[i] < 0))) & (b[i] != 0);
-		float size = fabsf(d[i]);
-		overflowed += finite & (size == INFINITY);
+	const int32_t infinite = 0x7f800000;
+	int32_t overflowed = 0, vanished = 0, largest = (int32_t)float_bits(to->largest);
+	/* on the bits, so that these sums and the maximum are vector code */
+	for (int i = 0; i < n; i++) {
+		const int32_t x0 = (int32_t)float_bits(a[i]), ma = x0 & 0x7fffffff;
+		const int32_t mb = (int32_t)(float_bits(b[i]) & 0x7fffffff);
+		const int32_t mc = (int32_t)(float_bits(c[i]) & 0x7fffffff);
+		const int32_t size = (int32_t)(float_bits(d[i]) & 0x7fffffff);
+		const int32_t finite = (ma < infinite) & (mb < infinite) & (mc < infinite);
+		const int32_t alive = ((x0 > 0) | (negative & (x0 < 0) & (ma != 0))) & (mb != 0);
+		const int32_t seen = size < infinite ? size : 0;
+		overflowed += finite & (size == infinite);
 		vanished += finite & (size == 0) & (alive | always) & !never;
-		largest = pick((size < INFINITY) & (size > largest), size, largest);
+		largest = largest > seen ? largest : seen;
 	}
 	to->results += n;
 	to->overflowed += overflowed;
 	to->vanished += vanished;
-	to->largest = largest;
+	to->largest = bits_float((uint32_t)largest);
 }
 
 /* One instruction on n elements, rounded up to whole vectors, of which `counted` are meant. */

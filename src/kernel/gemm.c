@@ -1,5 +1,6 @@
 /* Choosing a GEMM kernel, and the loops around it. */
 #include "kernel/gemm_fixed.h"
+#include "kernel/gemm_int.h"
 #include "kernel/loops.h"
 
 #include <assert.h>
@@ -37,6 +38,12 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "fixed_avx512_12x32", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .mr = 12, .nr = 32, .kr = 1,
 	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
 	 .pack_a = pack_fixed_avx512_a, .pack_b = pack_fixed_avx512_b, .kernel = gemm_fixed_avx512},
+	{.name = "int_avx512vnni_12x32", .isa = ISA_AVX512 | ISA_AVX512_VNNI, .precision = EXACT, .integer = true, .mr = 12,
+	 .nr = 32, .kr = 4, .element = 1, .trailer = GEMM_INT_VNNI_TRAILER, .mc = 120, .kc = 1024, .nc = 512,
+	 .pack_a = pack_int_avx512vnni_a, .pack_b = pack_int_avx512vnni_b, .kernel = gemm_int_avx512vnni},
+	{.name = "int_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT, .integer = true, .mr = 6, .nr = 16, .kr = 2,
+	 .element = 2, .mc = 120, .kc = 512, .nc = 256,
+	 .pack_a = pack_int_avx2_a, .pack_b = pack_int_avx2_b, .kernel = gemm_int_avx2},
 	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
 	{.name = "fixed_vector_avx2", .isa = ISA_AVX2, .precision = FIXED, .f16_only = true, .kr = 8, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx2, .vector = gemm_fixed_vector_avx2},
@@ -50,6 +57,9 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "fixed_portable_4x8", .precision = FIXED, .f16_only = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
 	 .mc = 64, .kc = FIXED_WHOLE_K, .nc = 64,
 	 .pack_a = pack_fixed_portable_a, .pack_b = pack_fixed_portable_b, .kernel = gemm_fixed_portable},
+	{.name = "int_portable_4x8", .precision = EXACT, .integer = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
+	 .mc = 64, .kc = INT_WHOLE_K, .nc = 64,
+	 .pack_a = pack_int_portable_a, .pack_b = pack_int_portable_b, .kernel = gemm_int_portable},
 	{.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
 	{.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
 	 .mc = 64, .kc = 256, .nc = 256,
@@ -58,8 +68,17 @@ const struct k_gemm_row gemm_table[] = {
 /* clang-format on */
 const int gemm_table_size = LENGTH(gemm_table);
 
+static bool is_integer(const k_gemm_args *g)
+{
+	return (g->a.type == K_I8 || g->a.type == K_U8) && (g->b.type == K_I8 || g->b.type == K_U8);
+}
+
+bool k_gemm_saturates(const k_gemm_args *g) { return gemm_int_saturates(g->a.type, g->b.type, g->k); }
+
 static bool fits(const k_gemm_row *r, const k_gemm_args *g, uint32_t isa)
 {
+	if (r->integer != is_integer(g) || (r->integer && r->kc < g->k && k_gemm_saturates(g)))
+		return false;
 	if ((r->isa & isa) != r->isa || !(r->precision >> g->precision & 1))
 		return false;
 	if (r->f16_only && (g->a.type != K_F16 || g->b.type != K_F16))
@@ -71,6 +90,7 @@ const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa)
 {
 	int i = 0;
 	assert(g->precision != K_FIXED || (g->a.type == K_F16 && g->b.type == K_F16));
+	assert(!is_integer(g) || (g->precision == K_EXACT && g->c.type == K_I32));
 	while (!fits(&gemm_table[i], g, isa))
 		i++; /* ends: portable rows take everything */
 	return &gemm_table[i];
@@ -185,6 +205,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	k_gemm_args *g = &q->g;
 	assert(g->nbatch <= GEMM_BATCH_DIMS && (!g->accumulate || g->c.type == K_F32));
 	assert(!(r->precision & FIXED) || !g->accumulate);
+	assert(r->integer == (g->c.type == K_I32));
 	for (int d = 0; d < g->nbatch; d++)
 		q->batches *= g->batch[d];
 	q->transposed = r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1;
@@ -200,7 +221,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 		q->shared_bytes = q->x_bytes * (size_t)(q->batches * g->n);
 		return;
 	}
-	q->direct = g->c.type == K_F32 && g->c.cs == 1;
+	q->direct = (g->c.type == K_F32 || g->c.type == K_I32) && g->c.cs == 1;
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
 	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
 	const int64_t rows = MAX(L2_LIMIT / row_bytes, MIN_ROWS) / r->mr * r->mr;
@@ -429,7 +450,7 @@ typedef struct gemm_run {
 	bool phased; /* batch after batch: all threads pack, then all compute */
 } gemm_run;
 
-/* A finished tile goes from fp32 to C. */
+/* A finished tile goes from fp32 (int32) to C. */
 static void store_tile(const gemm_run *run, const float *from, int64_t ld, int64_t offset, int m, int n)
 {
 	const k_gemm_args *g = &run->q->g;
@@ -439,6 +460,12 @@ static void store_tile(const gemm_run *run, const float *from, int64_t ld, int64
 		return;
 	}
 	for (int i = 0; i < m; i++, offset += c->rs) {
+		if (c->type == K_I32) {
+			const int32_t *sums = (const int32_t *)(const void *)(from + i * ld);
+			for (int j = 0; j < n; j++)
+				((int32_t *)c->data)[offset + j * c->cs] = sums[j];
+			continue;
+		}
 		if (!g->accumulate) {
 			run->loops->store(element_at(c, offset), c->type, c->cs, from + i * ld, n);
 			continue;

@@ -17,6 +17,8 @@ typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv,
 
 /* Rows of K_FIXED see all of K at once; with `add`, c holds where the sums start.
  *
+ * Rows of integers: c is an int32_t *.
+ *
  * c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
  * k is a multiple of kr and may be less than the panels have, or 0, where they may hold anything. */
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
@@ -32,6 +34,7 @@ struct k_gemm_row {
 	uint32_t isa;       /* all of these are needed */
 	unsigned precision; /* bit k_precision: this row keeps what that one promises */
 	bool f16_only;      /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
+	bool integer;       /* each operand is K_I8 or K_U8, C is K_I32; gemm_int.h has the rules */
 	int mr, nr, kr;     /* tile; K is padded to a multiple of kr */
 	int element;        /* bytes per element of a panel */
 	int element_a;      /* of A's if they differ, else 0 */
@@ -86,6 +89,15 @@ gemm_vector_fn gemm_fixed_vector_avx2;
 gemm_pack_fn pack_fixed_avx512_a, pack_fixed_avx512_b, pack_fixed_vector_avx512;
 gemm_kernel_fn gemm_fixed_avx512;
 gemm_vector_fn gemm_fixed_vector_avx512;
+
+gemm_pack_fn pack_int_portable_a, pack_int_portable_b;
+gemm_kernel_fn gemm_int_portable;
+
+gemm_pack_fn pack_int_avx2_a, pack_int_avx2_b;
+gemm_kernel_fn gemm_int_avx2;
+
+gemm_pack_fn pack_int_avx512vnni_a, pack_int_avx512vnni_b;
+gemm_kernel_fn gemm_int_avx512vnni;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split;

@@ -46,6 +46,9 @@ typedef struct k_loops {
 	void (*softmax_apply)(float *x, const float *max, const float *factor, int rows, int n);
 	double (*sum_squares)(const float *x, int64_t n, bool *finite);
 	void (*adamw)(const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
+	/* One item of k_gemm_count's two passes; arg is a count_run. */
+	void (*count_products)(void *arg, int64_t item, int worker);
+	void (*count_results)(void *arg, int64_t item, int worker);
 } k_loops;
 
 extern const k_loops loops_portable, loops_avx2, loops_avx512;

@@ -226,10 +226,10 @@ static float not_finite(uint64_t seed, uint64_t i)
 
 /* ---- Which rows ------------------------------------------------------------------- */
 
-/* Fixed point has a test of its own. */
+/* Fixed point and integers have tests of their own. */
 static bool runs_here(const k_gemm_row *r)
 {
-	return !(r->precision >> K_FIXED & 1) && (r->isa & machine) == r->isa;
+	return !(r->precision >> K_FIXED & 1) && !r->integer && (r->isa & machine) == r->isa;
 }
 
 /* Tile instructions cost microseconds when they are emulated. */

@@ -102,7 +102,7 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at,
 			g.bias.data = at[used++];
 		k_gemm(p, c->u.gemm.row, &g, c->nrefs > used ? at[used] : NULL);
 		if (counts)
-			k_gemm_count(p, &g, counts);
+			k_gemm_count(p, isa, &g, counts);
 		return;
 	}
 	default: break;
