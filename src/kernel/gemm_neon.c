@@ -30,23 +30,27 @@ UNCHECKED void pack_f32_neon_b(void *panel, const void *src, k_type type, int64_
 
 /* ---- Kernel ----------------------------------------------------------------------- */
 
-/* 8 x 3 accumulators, three vectors of B, two of A, whose elements multiply by lane: 29 of 32 registers. */
+/* 8 x 3 accumulators, three vectors of B, two of A, whose elements multiply by lane: 29 of 32 registers.
+ * Bounds of loops are constants and not arguments: clang unrolls this before it inlines it. */
 INLINE void tile(const int rows, const int vectors, int k, const float *a, const float *b, float *c,
 		 int64_t ldc, int m, int n, bool add)
 {
 	float32x4_t t[MR][3];
 	UNROLL
-	for (int i = 0; i < rows; i++)
+	for (int i = 0; i < MR; i++)
 		t[i][0] = t[i][1] = t[i][2] = vdupq_n_f32(0);
 	for (int p = 0; p < k; p++, a += MR, b += NR) {
 		const float32x4_t a0 = vld1q_f32(a), a1 = vld1q_f32(a + 4);
 		float32x4_t w[3];
 		UNROLL
-		for (int v = 0; v < vectors; v++)
-			w[v] = vld1q_f32(b + 4 * v);
+		for (int v = 0; v < 3; v++)
+			if (v < vectors)
+				w[v] = vld1q_f32(b + 4 * v);
 		UNROLL
-		for (int v = 0; v < vectors; v++) {
-			/* lanes must be literals */
+		for (int v = 0; v < 3; v++) {
+			if (v >= vectors)
+				break;
+				/* lanes must be literals */
 #define ROW(i, x, lane) t[i][v] = vfmaq_laneq_f32(t[i][v], w[v], x, lane)
 			ROW(0, a0, 0);
 			ROW(1, a0, 1);
@@ -63,12 +67,14 @@ INLINE void tile(const int rows, const int vectors, int k, const float *a, const
 	}
 	/* rows at constant places keep the accumulators in registers */
 	UNROLL
-	for (int i = 0; i < rows; i++) {
-		if (i >= m)
+	for (int i = 0; i < MR; i++) {
+		if (i >= rows || i >= m)
 			break;
 		float *to = c + i * ldc;
 		UNROLL
-		for (int v = 0; v < vectors; v++) {
+		for (int v = 0; v < 3; v++) {
+			if (v >= vectors)
+				break;
 			float32x4_t x = t[i][v];
 			if (add && n - 4 * v > 0)
 				x = vaddq_f32(load4(to, K_F32, 4 * v, 1, n - 4 * v), x);
@@ -104,7 +110,7 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 {
 	float32x4_t t[4][DEEP];
 	UNROLL
-	for (int i = 0; i < rows; i++)
+	for (int i = 0; i < 4; i++)
 		t[i][0] = t[i][1] = t[i][2] = t[i][3] = vdupq_n_f32(0);
 	int64_t p = 0;
 	for (; p + 4 * DEEP <= k; p += 4 * DEEP) {
@@ -112,21 +118,25 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 		for (int d = 0; d < DEEP; d++) {
 			const float32x4_t xv = vld1q_f32(x + p + 4 * d);
 			UNROLL
-			for (int i = 0; i < rows; i++)
-				t[i][d] =
-				    vfmaq_f32(t[i][d], load4(a, type, i * rs + (p + 4 * d) * cs, cs, 4), xv);
+			for (int i = 0; i < 4; i++)
+				if (i < rows)
+					t[i][d] = vfmaq_f32(
+					    t[i][d], load4(a, type, i * rs + (p + 4 * d) * cs, cs, 4), xv);
 		}
 	}
 	for (; p < k; p += 4) {
 		const int n = (int)MIN(k - p, 4);
 		const float32x4_t xv = load4(x, K_F32, p, 1, n);
 		UNROLL
-		for (int i = 0; i < rows; i++)
-			t[i][0] = vfmaq_f32(t[i][0], load4(a, type, i * rs + p * cs, cs, n), xv);
+		for (int i = 0; i < 4; i++)
+			if (i < rows)
+				t[i][0] = vfmaq_f32(t[i][0], load4(a, type, i * rs + p * cs, cs, n), xv);
 	}
 	UNROLL
-	for (int i = 0; i < rows; i++)
-		y[i] = vaddvq_f32(vaddq_f32(vaddq_f32(t[i][0], t[i][1]), vaddq_f32(t[i][2], t[i][3])));
+	for (int i = 0; i < 4; i++)
+		if (i < rows)
+			y[i] =
+			    vaddvq_f32(vaddq_f32(vaddq_f32(t[i][0], t[i][1]), vaddq_f32(t[i][2], t[i][3])));
 }
 
 enum { WIDE = 8 };

@@ -50,37 +50,43 @@ UNCHECKED void pack_bf16_neon_b(void *panel, const void *src, k_type type, int64
 
 INLINE bfloat16x8_t load_pair(const uint16_t *p) { return vreinterpretq_bf16_u16(vld1q_u16(p)); }
 
-/* `pairs` pairs of rows and 6 pairs of columns: 24 accumulators of 2 x 2, four pairs of A and one of B at a
- * time, 29 of 32 registers. */
+/* `pairs` pairs of rows and 6 pairs of columns: 24 accumulators of 2 x 2, four pairs of A and two of B at a
+ * time, 30 of 32 registers.  Bounds of loops as in gemm_neon.c. */
 INLINE void tile(const int pairs, const int columns, int k, const uint16_t *a, const uint16_t *b, float *c,
 		 int64_t ldc, int m, int n, bool add)
 {
 	float32x4_t t[MR / 2][NR / 2];
 	UNROLL
-	for (int i = 0; i < pairs; i++)
-		UNROLL
-	for (int j = 0; j < columns; j++)
-		t[i][j] = vdupq_n_f32(0);
+	for (int j = 0; j < NR / 2; j++)
+		t[0][j] = t[1][j] = t[2][j] = t[3][j] = vdupq_n_f32(0);
 	for (int p = 0; p < k; p += DEPTH, a += DEPTH * MR, b += DEPTH * NR) {
 		bfloat16x8_t x[MR / 2];
 		UNROLL
-		for (int i = 0; i < pairs; i++)
-			x[i] = load_pair(a + 8 * i);
+		for (int i = 0; i < MR / 2; i++)
+			if (i < pairs)
+				x[i] = load_pair(a + 8 * i);
 		UNROLL
-		for (int j = 0; j < columns; j++) {
+		for (int j = 0; j < NR / 2; j++) {
+			if (j >= columns)
+				break;
 			const bfloat16x8_t w = load_pair(b + 8 * j);
 			UNROLL
-			for (int i = 0; i < pairs; i++)
-				t[i][j] = vbfmmlaq_f32(t[i][j], x[i], w);
+			for (int i = 0; i < MR / 2; i++)
+				if (i < pairs)
+					t[i][j] = vbfmmlaq_f32(t[i][j], x[i], w);
+			if (j % 2) /* else gcc loads all of B first and runs out of registers */
+				__asm__ volatile("" ::: "memory");
 		}
 	}
 	UNROLL
-	for (int i = 0; i < 2 * pairs; i++) {
-		if (i >= m)
+	for (int i = 0; i < MR; i++) {
+		if (i >= 2 * pairs || i >= m)
 			break;
 		float *to = c + i * ldc;
 		UNROLL
-		for (int j = 0; j < columns; j += 2) {
+		for (int j = 0; j < NR / 2; j += 2) {
+			if (j >= columns)
+				break;
 			const int left = n - 2 * j;
 			float32x4_t y = i % 2 ? high_halves(t[i / 2][j], t[i / 2][j + 1])
 					      : low_halves(t[i / 2][j], t[i / 2][j + 1]);

@@ -25,10 +25,16 @@ INLINE float32x4_t load4(const void *src, k_type type, int64_t at, int64_t strid
 	if (n >= 4 && stride == 1)
 		return type == K_F32 ? vld1q_f32((const float *)src + at)
 				     : load_halves4((const half *)src + at);
-	float t[4] = {0};
-	for (int i = 0; i < n && i < 4; i++)
-		t[i] = load1(src, type, at + i * stride);
-	return vld1q_f32(t);
+	float32x4_t x = vdupq_n_f32(0);
+	if (n > 0)
+		x = vsetq_lane_f32(load1(src, type, at), x, 0);
+	if (n > 1)
+		x = vsetq_lane_f32(load1(src, type, at + stride), x, 1);
+	if (n > 2)
+		x = vsetq_lane_f32(load1(src, type, at + 2 * stride), x, 2);
+	if (n > 3)
+		x = vsetq_lane_f32(load1(src, type, at + 3 * stride), x, 3);
+	return x;
 }
 
 /* The first n of 4 go to memory. */
@@ -36,10 +42,12 @@ INLINE void store4(float *to, float32x4_t x, int n)
 {
 	if (n >= 4) {
 		vst1q_f32(to, x);
+	} else if (n > 1) {
+		vst1_f32(to, vget_low_f32(x));
+		if (n > 2)
+			vst1q_lane_f32(to + 2, x, 2);
 	} else if (n > 0) {
-		float t[4];
-		vst1q_f32(t, x);
-		memcpy(to, t, (size_t)n * 4);
+		vst1q_lane_f32(to, x, 0);
 	}
 }
 
