@@ -18,6 +18,7 @@
 	X(AMX_FP16, "amxfp16")                                                  \
 	X(NEON, "neon")                                                         \
 	X(NEON_FP16, "neonfp16")                                                \
+	X(NEON_DOT, "neondot")                                                  \
 	X(NEON_BF16, "neonbf16")                                                \
 	X(NEON_I8MM, "neoni8mm")
 

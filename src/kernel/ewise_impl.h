@@ -67,6 +67,28 @@ static inline void narrow_f16(half *d, const float *s, int n)
 	for (; i < n; i++)
 		d[i] = (half)_cvtss_sh(s[i], _MM_FROUND_TO_NEAREST_INT);
 }
+#elif defined(LOOPS_NEON)
+static inline void widen_f16(float *d, const half *s, int n)
+{
+	int i = 0;
+	for (; i + 8 <= n; i += 8) {
+		const float16x8_t h = vreinterpretq_f16_u16(vld1q_u16(s + i));
+		vst1q_f32(d + i, vcvt_f32_f16(vget_low_f16(h)));
+		vst1q_f32(d + i + 4, vcvt_high_f32_f16(h));
+	}
+	for (; i < n; i++)
+		d[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(s[i]))), 0);
+}
+static inline void narrow_f16(half *d, const float *s, int n)
+{
+	int i = 0;
+	for (; i + 8 <= n; i += 8) {
+		const float16x4_t low = vcvt_f16_f32(vld1q_f32(s + i));
+		vst1q_u16(d + i, vreinterpretq_u16_f16(vcvt_high_f16_f32(low, vld1q_f32(s + i + 4))));
+	}
+	for (; i < n; i++)
+		d[i] = vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(s[i]))), 0);
+}
 #else
 static inline void widen_f16(float *d, const half *s, int n)
 {
@@ -253,6 +275,21 @@ static void transpose_words(uint32_t *restrict dst, const uint32_t *restrict src
 				UNROLL
 				for (int l = 0; l < 16; l++)
 					_mm512_storeu_si512(dst + (i + l) * m + j, r[l]);
+			}
+		return;
+	}
+#elif defined(LOOPS_NEON)
+	if (m % 4 == 0 && n % 4 == 0) {
+		for (int j = 0; j < m; j += 4)
+			for (int i = 0; i < n; i += 4) {
+				float32x4_t r[4];
+				UNROLL
+				for (int l = 0; l < 4; l++)
+					r[l] = vreinterpretq_f32_u32(vld1q_u32(src + (j + l) * n + i));
+				turn4(r);
+				UNROLL
+				for (int l = 0; l < 4; l++)
+					vst1q_u32(dst + (i + l) * m + j, vreinterpretq_u32_f32(r[l]));
 			}
 		return;
 	}

@@ -54,6 +54,22 @@ const struct k_gemm_row gemm_table[] = {
 	 .mc = 120, .kc = 256, .nc = 256,
 	 .pack_a = pack_f32_avx2_a, .pack_b = pack_f32_avx2_b, .kernel = gemm_f32_avx2},
 #endif
+#ifdef __aarch64__
+	/* Blocks by reasoning, not by measurement: first-level caches of 64 KB (Neoverse) to 128 KB (M1 to M4),
+	 * second-level ones of 1 MB per core to 16 MB for a few. */
+	{.name = "vector_neon", .isa = ISA_NEON, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_neon},
+	{.name = "bf16_neon_8x12", .isa = ISA_NEON | ISA_NEON_BF16, .precision = FAST, .mr = 8, .nr = 12, .kr = 4,
+	 .element = 2, .mc = 120, .kc = 512, .nc = 480,
+	 .pack_a = pack_bf16_neon_a, .pack_b = pack_bf16_neon_b, .kernel = gemm_bf16_neon},
+	{.name = "f32_neon_8x12", .isa = ISA_NEON, .precision = EXACT | FAST, .mr = 8, .nr = 12, .kr = 1, .element = 4,
+	 .mc = 120, .kc = 256, .nc = 480,
+	 .pack_a = pack_f32_neon_a, .pack_b = pack_f32_neon_b, .kernel = gemm_f32_neon},
+	{.name = "fixed_vector_neon", .isa = ISA_NEON, .precision = FIXED, .f16_only = true, .kr = 4, .element = 8,
+	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_neon, .vector = gemm_fixed_vector_neon},
+	{.name = "fixed_neon_8x8", .isa = ISA_NEON, .precision = FIXED, .f16_only = true, .mr = 8, .nr = 8, .kr = 1,
+	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
+	 .pack_a = pack_fixed_neon_a, .pack_b = pack_fixed_neon_b, .kernel = gemm_fixed_neon},
+#endif
 	{.name = "fixed_portable_4x8", .precision = FIXED, .f16_only = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
 	 .mc = 64, .kc = FIXED_WHOLE_K, .nc = 64,
 	 .pack_a = pack_fixed_portable_a, .pack_b = pack_fixed_portable_b, .kernel = gemm_fixed_portable},

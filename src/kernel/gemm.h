@@ -79,6 +79,13 @@ gemm_kernel_fn gemm_bf16_avx512;
 gemm_pack_fn pack_f16_avx512_a, pack_f16_avx512_b;
 gemm_kernel_fn gemm_f16_avx512;
 
+gemm_pack_fn pack_f32_neon_a, pack_f32_neon_b;
+gemm_kernel_fn gemm_f32_neon;
+gemm_vector_fn gemm_vector_neon;
+
+gemm_pack_fn pack_bf16_neon_a, pack_bf16_neon_b;
+gemm_kernel_fn gemm_bf16_neon;
+
 gemm_pack_fn pack_fixed_portable_a, pack_fixed_portable_b;
 gemm_kernel_fn gemm_fixed_portable;
 
@@ -98,6 +105,9 @@ gemm_kernel_fn gemm_int_avx2;
 
 gemm_pack_fn pack_int_avx512vnni_a, pack_int_avx512vnni_b;
 gemm_kernel_fn gemm_int_avx512vnni;
+gemm_pack_fn pack_fixed_neon_a, pack_fixed_neon_b, pack_fixed_vector_neon;
+gemm_kernel_fn gemm_fixed_neon;
+gemm_vector_fn gemm_fixed_vector_neon;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split;

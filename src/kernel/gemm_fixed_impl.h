@@ -168,7 +168,8 @@ static __attribute__((noinline)) UNCHECKED void finish(float *c, const int32_t *
 		memcpy(c, y, (size_t)n * sizeof *c);
 }
 
-/* rows x (LANES * vectors) accumulators in registers */
+/* rows x (LANES * vectors) accumulators in registers.  Bounds of loops are constants and not arguments: clang
+ * unrolls this before it inlines it. */
 INLINE void tile(const int rows, const int vectors, const bool small, int k, const float *a, const float *b,
 		 float *c, int64_t ldc, int m, int n, bool add)
 {
@@ -177,11 +178,11 @@ INLINE void tile(const int rows, const int vectors, const bool small, int k, con
 	const uint32_t bias = small ? (uint32_t)k * MAGIC : 0; /* modulo 2^32, as are the sums */
 	vi t[MR][2];
 	UNROLL
-	for (int i = 0; i < rows; i++) {
+	for (int i = 0; i < MR; i++) {
 		UNROLL
-		for (int v = 0; v < vectors; v++) {
+		for (int v = 0; v < 2; v++) {
 			t[i][v] = splat_int((int)(0 - bias));
-			if (add && i < m) {
+			if (add && i < m && i < rows && v < vectors) {
 				int32_t begin[LANES];
 				start(begin, c + i * ldc + LANES * v, n - LANES * v);
 				t[i][v] += load_int(begin);
@@ -192,24 +193,25 @@ INLINE void tile(const int rows, const int vectors, const bool small, int k, con
 		vf w[2];
 		vi size[2];
 		UNROLL
-		for (int v = 0; v < vectors; v++) {
-			w[v] = load(b + LANES * v);
-			size[v] = load_int(bcut + LANES * v);
+		for (int v = 0; v < 2; v++) {
+			w[v] = v < vectors ? load(b + LANES * v) : splat(0);
+			size[v] = v < vectors ? load_int(bcut + LANES * v) : splat_int(0);
 		}
 		UNROLL
-		for (int i = 0; i < rows; i++) {
+		for (int i = 0; i < MR; i++) {
 			const vi cut = splat_int(acut[i]);
 			const vf x = splat(a[i]);
 			UNROLL
-			for (int v = 0; v < vectors; v++)
-				t[i][v] = add_product(small, t[i][v], x, w[v], size[v], cut);
+			for (int v = 0; v < 2; v++)
+				if (i < rows && v < vectors)
+					t[i][v] = add_product(small, t[i][v], x, w[v], size[v], cut);
 		}
 	}
 	UNROLL
-	for (int i = 0; i < rows; i++) {
+	for (int i = 0; i < MR; i++) {
 		UNROLL
-		for (int v = 0; v < vectors; v++)
-			if (i < m) {
+		for (int v = 0; v < 2; v++)
+			if (i < rows && v < vectors && i < m) {
 				int32_t sum[LANES];
 				memcpy(sum, &t[i][v], sizeof sum);
 				finish(c + i * ldc + LANES * v, sum, n - LANES * v);
@@ -307,17 +309,18 @@ INLINE int32_t dot_rows(const int rows, const bool small, int32_t *sum, const ha
 {
 	vi t[DOTS], most = splat_int(0);
 	UNROLL
-	for (int i = 0; i < rows; i++)
+	for (int i = 0; i < DOTS; i++)
 		t[i] = splat_int(0);
 	for (int64_t p = 0; p < x->k; p += LANES) {
 		const vf xv = load(x->value + p);
 		const vi cut = load_int(x->cut + p);
 		const int n = (int)MIN(x->k - p, LANES);
 		UNROLL
-		for (int i = 0; i < rows; i++) {
-			const vf w = load_halves(a + i * rs + p, n);
-			t[i] = add_product(small, t[i], xv, w, size_of(w, &most), cut);
-		}
+		for (int i = 0; i < DOTS; i++)
+			if (i < rows) {
+				const vf w = load_halves(a + i * rs + p, n);
+				t[i] = add_product(small, t[i], xv, w, size_of(w, &most), cut);
+			}
 	}
 	int32_t largest = 0;
 	for (int i = 0; i < rows; i++) {

@@ -1,5 +1,5 @@
 /* What is compiled once per instruction set: inner loops over one thread's piece of work.
- * loops_portable.c, loops_avx2.c and loops_avx512.c each fill one table from the same
+ * loops_portable.c, loops_avx2.c, loops_avx512.c and loops_neon.c each fill one table from the same
  * sources (loops_impl.h); the files that cut work into pieces (ewise.c,
  * softmax.c, train.c) pick a table by the ISA mask. */
 #ifndef KERNEL_LOOPS_H
@@ -51,7 +51,7 @@ typedef struct k_loops {
 	void (*count_results)(void *arg, int64_t item, int worker);
 } k_loops;
 
-extern const k_loops loops_portable, loops_avx2, loops_avx512;
+extern const k_loops loops_portable, loops_avx2, loops_avx512, loops_neon;
 const k_loops *loops_for(uint32_t isa);
 
 /* ---- Cutting an index space into tiles (ewise.c) ---------------------------------- */

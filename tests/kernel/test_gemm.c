@@ -758,8 +758,7 @@ static void test_wrong_kernels_are_rejected(void **state)
 static void test_selection(void **state)
 {
 	(void)state;
-	const uint32_t avx512 = ISA_AVX2 | ISA_AVX512,
-		       amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8;
+	enum { avx512 = ISA_AVX2 | ISA_AVX512, amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8 };
 	static const struct {
 		uint32_t isa;
 		int64_t m, n;
@@ -787,6 +786,15 @@ static void test_selection(void **state)
 	    {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
 	    {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
+#endif
+#ifdef __aarch64__
+	    {ISA_NEON, 64, 64, K_F16, K_EXACT, "f32_neon_8x12"},
+	    {ISA_NEON, 64, 64, K_F32, K_FAST, "f32_neon_8x12"},
+	    {ISA_NEON, 64, 2, K_F16, K_EXACT, "vector_neon"},
+	    {ISA_NEON | ISA_NEON_BF16, 64, 64, K_F16, K_FAST, "bf16_neon_8x12"},
+	    {ISA_NEON | ISA_NEON_BF16, 64, 64, K_F32, K_FAST, "bf16_neon_8x12"},
+	    {ISA_NEON | ISA_NEON_BF16, 64, 64, K_F16, K_EXACT, "f32_neon_8x12"},
+	    {ISA_NEON | ISA_NEON_BF16, 1, 64, K_F16, K_FAST, "vector_neon"},
 #endif
 	};
 	for (int i = 0; i < LENGTH(want); i++) {
@@ -817,6 +825,11 @@ static int begin(void **state)
 						 : machine & ISA_AMX_BF16
 						     ? "emulated"
 						     : "none, their kernels are not tested here");
+	print_message("rows tested:");
+	for (int i = 0; i < gemm_table_size; i++)
+		if (runs_here(&gemm_table[i]))
+			print_message(" %s", gemm_table[i].name);
+	print_message("\n");
 	return 0;
 }
 
