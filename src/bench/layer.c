@@ -1,0 +1,204 @@
+/* A training step of one layer: forward, gradient of the input and of the matrices, as published measurements
+ * of the Neural Engine count it; then with the optimizer.  What is timed are the entries of the layer in the
+ * plan of an ordinary training, run in their order. */
+#include "bench/bench.h"
+
+#include "base/random.h"
+#include "train/train.h"
+
+#include <math.h>
+
+/* Small, so that the head, which is not timed, takes little. */
+enum { VOCAB = 512 };
+/* A rate so low that weights stay what they are, whatever is repeated. */
+#define RATE 1e-12
+
+typedef struct layer {
+	bench *b;
+	bench_limits limits;
+	an_device *device;
+	an_model *model;
+	an_tokens *tokens;
+	an_trainer *trainer;
+	int n, *entry;   /* entries of the plan that belong to the layer, and the norm of gradients */
+	double *seconds; /* n rows of runs */
+	double credit;   /* FLOP: six products of attention, nothing computed twice counted twice */
+	double parameters;
+} layer;
+
+static an_status make_tokens(bench *b, int64_t n, int32_t vocab, an_tokens **out)
+{
+	int32_t *ids = mem_alloc(b->ctx, (size_t)n * sizeof *ids);
+	if (!ids)
+		return fail_memory(b->ctx, (size_t)n * sizeof *ids);
+	for (int64_t i = 0; i < n; i++)
+		ids[i] = (int32_t)(random_bits(3, 0, (uint64_t)i) % (uint64_t)vocab);
+	an_status s = an_tokens_copy(b->ctx, ids, (size_t)n, vocab, out);
+	mem_free(b->ctx, ids, (size_t)n * sizeof *ids);
+	return s;
+}
+
+static an_status set_up(layer *l)
+{
+	an_ctx *ctx = l->b->ctx;
+	an_llama_config c;
+	TRY(an_llama_preset(ctx, "layer768", &c));
+	c.vocab = VOCAB;
+	TRY(an_llama_new(ctx, &c, &l->model));
+	an_device_options device = {.name = "soft", .numerics = l->b->o.numerics};
+	TRY(an_device_open(ctx, &device, &l->device));
+	TRY(make_tokens(l->b, 8 * c.seq, VOCAB, &l->tokens));
+	an_train_options o = {.steps = 1 << 20, .lr = RATE, .warmup = -1, .profile = l->b->o.kernels};
+	an_data data = {.train = l->tokens};
+	TRY(an_trainer_new(l->device, l->model, &data, &o, NULL, &l->trainer));
+	double S = c.seq, kv = (double)c.kv_heads * c.dim / c.heads, dim = c.dim;
+	double matrices = 2 * dim * dim + 2 * dim * kv + 3 * dim * c.hidden;
+	l->credit = 3 * 2 * S * matrices + 6 * 2 * S * S * dim;
+	for (int i = 0; i < an_model_params(l->model); i++)
+		if (strstr(an_model_param(l->model, i)->name, "layers.0."))
+			l->parameters += (double)an_model_param(l->model, i)->count;
+	return AN_OK;
+}
+
+/* With everything that happens once per update to the layer. */
+static bool is_of_layer(const an_plan_entry *e)
+{
+	return strstr(e->name, "layers.0") || (e->per_update && e->host == AN_HOST_NORM);
+}
+
+static an_status choose(layer *l)
+{
+	const an_plan_entry *e;
+	int n = an_trainer_plan(l->trainer, &e);
+	l->entry = arena_array(&l->trainer->arena, (size_t)n, sizeof *l->entry);
+	l->seconds = arena_array(&l->trainer->arena, (size_t)n * BENCH_MOST_RUNS, sizeof *l->seconds);
+	if (!l->entry || !l->seconds)
+		return fail_memory(l->b->ctx, 0);
+	for (int i = 0; i < n; i++)
+		if (is_of_layer(&e[i]))
+			l->entry[l->n++] = i;
+	return AN_OK;
+}
+
+/* Runs the layer's entries once; *seconds of the whole, and of each in column `run`. */
+static an_status run_once(layer *l, bool update, int run, double *seconds)
+{
+	an_trainer *t = l->trainer;
+	double began = seconds_now(), nats, scale = t->gradient_scale / (double)t->tokens_per_update;
+	memset(t->written, 0, (size_t)an_model_params(l->model) * sizeof *t->written);
+	for (int i = 0; i < l->n; i++) {
+		an_plan_entry *e = &t->entries[l->entry[i]];
+		if (e->per_update && !update)
+			continue;
+		double before = e->seconds;
+		TRY(train_run_entry(t, l->entry[i], scale, &nats));
+		l->seconds[i * BENCH_MOST_RUNS + run] = e->seconds - before;
+	}
+	*seconds = seconds_now() - began;
+	return AN_OK;
+}
+
+/* At least 20 runs: each takes tens of milliseconds. */
+static int runs_of(const layer *l) { return MAX(l->b->o.runs, 20); }
+
+static an_status time_steps(layer *l, bool update, bench_times *out)
+{
+	double seconds[BENCH_MOST_RUNS], unused;
+	int runs = runs_of(l);
+	TRY(run_once(l, update, 0, &unused));
+	bench_clock from = measure_clock();
+	for (int i = 0; i < runs; i++)
+		TRY(run_once(l, update, i, &seconds[i]));
+	bench_clock to = measure_clock();
+	*out = stats_times(seconds, runs, measure_noisy(&from, &to, l->b->threads));
+	return AN_OK;
+}
+
+static double peak(const layer *l)
+{
+	return l->trainer->precision == K_FAST ? l->limits.fast : l->limits.ieee;
+}
+
+static void report_step(layer *l, const char *what, const bench_times *t, double floor)
+{
+	double rate = 1e-9 * l->credit / t->median;
+	ROW(l->b, "step", CELL_TEXT("what", "step of layer768", 34, what), CELL_TIMES(*t),
+	    CELL_NUMBER("gflop", NULL, 0, 3, 1e-9 * l->credit), CELL_NUMBER("gflops", "GFLOP/s", 9, 1, rate),
+	    CELL_NUMBER("peak_percent", "% of peak", 10, 1, 100 * rate / peak(l)),
+	    CELL_NUMBER("floor_ms", "floor ms", 9, 3, 1e3 * floor),
+	    CELL_NUMBER("over_floor", "x floor", 8, 2, t->median / floor));
+}
+
+static void report_entries(layer *l, bool update, const char *table)
+{
+	const an_plan_entry *e = l->trainer->entries;
+	for (int i = 0; i < l->n; i++) {
+		const an_plan_entry *x = &e[l->entry[i]];
+		if (x->per_update && !update)
+			continue;
+		bench_times t = stats_times(l->seconds + i * BENCH_MOST_RUNS, runs_of(l), false);
+		double flops = (double)x->flops;
+		ROW(l->b, table, CELL_TEXT("entry", "entry", 34, x->name),
+		    CELL_NUMBER("ms", "ms", 10, 3, 1e3 * t.median),
+		    CELL_NUMBER("ms_spread", "spread", 8, 3, 1e3 * (t.high - t.low)),
+		    CELL_NUMBER("gflops", "GFLOP/s", 9, 1, flops > 0 ? 1e-9 * flops / t.median : NAN),
+		    CELL_NUMBER("peak_percent", "% of peak", 10, 1,
+				flops > 0 ? 100e-9 * flops / t.median / peak(l) : NAN),
+		    CELL_NUMBER("gbps", "GB/s", 8, 1, 1e-9 * (double)x->bytes / t.median));
+	}
+}
+
+static an_status report_kernels(layer *l)
+{
+	const an_plan_entry *e = l->trainer->entries;
+	for (int i = 0; i < l->n; i++) {
+		an_executable *exe = an_trainer_executable(l->trainer, l->entry[i]);
+		for (int k = 0; exe && k < an_executable_kernels(exe); k++) {
+			an_kernel q;
+			TRY(an_executable_kernel(exe, k, &q));
+			double each = q.runs ? q.seconds / (double)q.runs : NAN;
+			ROW(l->b, "kernels", CELL_TEXT("entry", "entry", 20, e[l->entry[i]].name),
+			    CELL_TEXT("kernel", "kernel", 76, q.text),
+			    CELL_NUMBER("ms", "mean ms", 9, 3, 1e3 * each),
+			    CELL_NUMBER("gflops", "GFLOP/s", 9, 1,
+					q.flops > 0 ? 1e-9 * (double)q.flops / each : NAN),
+			    CELL_NUMBER("gbps", "GB/s", 8, 1, 1e-9 * (double)q.bytes / each));
+		}
+	}
+	return AN_OK;
+}
+
+static an_status run(layer *l)
+{
+	bench_times t;
+	TRY(limits_measure(l->b, false, &l->limits));
+	bench_progress(l->b, "layer768");
+	TRY(set_up(l));
+	for (int i = 0; i < 2; i++)
+		TRY(an_trainer_step(l->trainer));
+	TRY(choose(l));
+	an_trainer_reset_times(l->trainer);
+	double compute = 1e-9 * l->credit / peak(l), update = 1e-9 * 28 * l->parameters / l->limits.dram;
+	TRY(time_steps(l, false, &t));
+	report_step(l, "forward, dx, dW", &t, compute);
+	bench_times with;
+	/* entries first: the second measurement has its own */
+	report_entries(l, false, "entries");
+	if (l->b->o.kernels)
+		TRY(report_kernels(l));
+	TRY(time_steps(l, true, &with));
+	report_step(l, "with norm, AdamW, new weights", &with, compute + update);
+	report_entries(l, true, "entries with AdamW");
+	return AN_OK;
+}
+
+an_status bench_layer_run(bench *b)
+{
+	layer l = {.b = b};
+	an_status s = run(&l);
+	an_trainer_free(l.trainer);
+	an_tokens_close(l.tokens);
+	an_device_close(l.device);
+	an_model_free(l.model);
+	return s;
+}
