@@ -25,7 +25,8 @@ typedef struct an_bench_cell {
 
 /* Zero in any field means the default. */
 typedef struct an_bench_options {
-	const char *numerics; /* of the device for layer, train, decode: "fast" (default), "ieee" */
+	const char *numerics; /* layer, train, decode: of the device, default "fast"; gemm: default "fast" and
+				 "ieee" */
 	int runs;             /* of every measurement; default 7, at least 5 */
 	double seconds;       /* train: how long to go on with further sizes; default 60 */
 	bool kernels;         /* layer: also the kernels of its programs */

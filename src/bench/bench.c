@@ -9,6 +9,7 @@ static const struct measurement {
 	an_status (*run)(bench *b);
 } measurements[] = {
     {"limits", "what the machine could do: peaks of its units, bandwidth of its memory", bench_limits_run},
+    {"gemm", "matrix products in the shapes and orientations of training", bench_gemm_run},
     {"layer", "a training step of one layer (preset layer768), by entry of the plan", bench_layer_run},
 };
 
@@ -69,7 +70,6 @@ an_status an_bench(an_ctx *ctx, const char *name, const an_bench_options *opt)
 	if (!m)
 		return unknown(ctx, name);
 	bench b = {.ctx = ctx, .o = *opt, .pool = ctx_pool(ctx)};
-	b.o.numerics = b.o.numerics ? b.o.numerics : "fast";
 	b.o.runs = b.o.runs ? b.o.runs : 7;
 	b.o.seconds = b.o.seconds > 0 ? b.o.seconds : 60;
 	if (b.o.runs < BENCH_LEAST_RUNS || b.o.runs > BENCH_MOST_RUNS)

@@ -6,6 +6,7 @@
  *   peak.c     what the arithmetic units reach without memory
  *   stream.c   what the memory gives, by working set
  *   limits.c   both as tables, and the rates that other measurements are compared with
+ *   gemm.c     matrix products in the shapes of training
  *   layer.c    a training step of one layer, by entry of the plan
  *   bench.c    the list of measurements, rows */
 #ifndef BENCH_BENCH_H
@@ -99,8 +100,10 @@ typedef struct bench_limits {
 	double dram;                       /* GB/s, the best pattern */
 	bool noisy;
 } bench_limits;
-/* Measures, and reports rows "peaks" and "bandwidth"; `all`: every level. */
-an_status limits_measure(bench *b, bool all, bench_limits *out);
+/* PEAKS: no bandwidth; RATES: of DRAM; ALL: of every level. */
+typedef enum limits_extent { LIMITS_PEAKS, LIMITS_RATES, LIMITS_ALL } limits_extent;
+/* Measures, and reports rows "peaks" and "bandwidth". */
+an_status limits_measure(bench *b, limits_extent extent, bench_limits *out);
 
 /* ---- Rows ---------------------------------------------------------------------------- */
 
@@ -123,6 +126,7 @@ void bench_progress(const bench *b, const char *fmt, ...) AN_PRINTF(2, 3);
 /* ---- Measurements -------------------------------------------------------------------- */
 
 an_status bench_limits_run(bench *b);
+an_status bench_gemm_run(bench *b);
 an_status bench_layer_run(bench *b);
 
 #endif

@@ -45,7 +45,7 @@ static an_status set_up(layer *l)
 	TRY(an_llama_preset(ctx, "layer768", &c));
 	c.vocab = VOCAB;
 	TRY(an_llama_new(ctx, &c, &l->model));
-	an_device_options device = {.name = "soft", .numerics = l->b->o.numerics};
+	an_device_options device = {.name = "soft", .numerics = l->b->o.numerics ? l->b->o.numerics : "fast"};
 	TRY(an_device_open(ctx, &device, &l->device));
 	TRY(make_tokens(l->b, 8 * c.seq, VOCAB, &l->tokens));
 	an_train_options o = {.steps = 1 << 20, .lr = RATE, .warmup = -1, .profile = l->b->o.kernels};
@@ -171,7 +171,7 @@ static an_status report_kernels(layer *l)
 static an_status run(layer *l)
 {
 	bench_times t;
-	TRY(limits_measure(l->b, false, &l->limits));
+	TRY(limits_measure(l->b, LIMITS_RATES, &l->limits));
 	bench_progress(l->b, "layer768");
 	TRY(set_up(l));
 	for (int i = 0; i < 2; i++)

@@ -30,12 +30,12 @@ static an_status peaks(bench *b, bench_limits *l)
 	return AN_OK;
 }
 
-static an_status bandwidth(bench *b, bool all, bench_limits *l)
+static an_status bandwidth(bench *b, limits_extent extent, bench_limits *l)
 {
 	static const char *const name[] = {"L2", "L3", "DRAM"};
 	bench_machine m;
 	machine_get(&m);
-	for (int level = all ? STREAM_L2 : STREAM_DRAM; level < STREAM_LEVELS; level++) {
+	for (int level = extent == LIMITS_ALL ? STREAM_L2 : STREAM_DRAM; level < STREAM_LEVELS; level++) {
 		if (level == STREAM_L3 && m.l3 == 0)
 			continue;
 		int64_t bytes = stream_working_set(&m, (stream_level)level, b->threads);
@@ -60,15 +60,15 @@ static an_status bandwidth(bench *b, bool all, bench_limits *l)
 	return AN_OK;
 }
 
-an_status limits_measure(bench *b, bool all, bench_limits *out)
+an_status limits_measure(bench *b, limits_extent extent, bench_limits *out)
 {
 	*out = (bench_limits){0};
 	TRY(peaks(b, out));
-	return bandwidth(b, all, out);
+	return extent == LIMITS_PEAKS ? AN_OK : bandwidth(b, extent, out);
 }
 
 an_status bench_limits_run(bench *b)
 {
 	bench_limits l;
-	return limits_measure(b, true, &l);
+	return limits_measure(b, LIMITS_ALL, &l);
 }

@@ -13,29 +13,23 @@ typedef struct peak_data {
 } peak_data;
 
 #if defined(__x86_64__)
-#define CHAINS 12
-#define CLOBBERS                                                                                          \
-	"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
-	    "xmm14", "xmm15", "cc", "memory"
-#define ZERO(i)          "vxorps %%xmm" #i ", %%xmm" #i ", %%xmm" #i "\n"
-#define STEP(op, reg, i) op " %%" reg "14, %%" reg "15, %%" reg #i "\n"
-#define ALL(X)           X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
-#define STEPS(op, reg)                                                                            \
-	STEP(op, reg, 0)                                                                          \
-	STEP(op, reg, 1) STEP(op, reg, 2) STEP(op, reg, 3) STEP(op, reg, 4) STEP(op, reg, 5)      \
-	    STEP(op, reg, 6) STEP(op, reg, 7) STEP(op, reg, 8) STEP(op, reg, 9) STEP(op, reg, 10) \
-		STEP(op, reg, 11)
-#define CHAIN(name, member, op, reg)                                                                   \
-	static void name(void *data, int64_t item, int worker)                                         \
-	{                                                                                              \
-		const uint8_t *at = ((peak_data *)data)->member;                                       \
-		long n = LOOPS;                                                                        \
-		(void)item, (void)worker;                                                              \
-		__asm__ volatile("vmovups (%1), %%" reg "14\n vmovups 64(%1), %%" reg                  \
-				 "15\n" ALL(ZERO) "1:\n" STEPS(op, reg) "dec %0\n jnz 1b\n vzeroupper" \
-				 : "+r"(n)                                                             \
-				 : "r"(at)                                                             \
-				 : CLOBBERS);                                                          \
+/* As many chains as hide the latency of a multiply-add, twice over. */
+#define CHAINS     12
+#define EACH(step) ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\n" step "\n.endr\n"
+#define CHAIN(name, member, op, reg)                                                                       \
+	static void name(void *data, int64_t item, int worker)                                             \
+	{                                                                                                  \
+		const uint8_t *at = ((peak_data *)data)->member;                                           \
+		long n = LOOPS;                                                                            \
+		(void)item, (void)worker;                                                                  \
+		__asm__ volatile("vmovups (%1), %%" reg "14\n vmovups 64(%1), %%" reg                      \
+				 "15\n" EACH("vxorps %%xmm\\i, %%xmm\\i, %%xmm\\i") "1:\n" EACH(           \
+				     op " %%" reg "14, %%" reg "15, %%" reg "\\i") "dec %0\n jnz 1b\n"     \
+										   "vzeroupper"            \
+				 : "+r"(n)                                                                 \
+				 : "r"(at)                                                                 \
+				 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+				   "xmm9", "xmm10", "xmm11", "xmm14", "xmm15", "cc", "memory");            \
 	}
 CHAIN(run_avx512, f32, "vfmadd231ps", "zmm")
 CHAIN(run_avx512_fp16, f16, "vfmadd231ph", "zmm")
@@ -93,33 +87,29 @@ static void run_amx_fp16(void *data, int64_t item, int worker)
 #define TILE(depth)   (2.0 * 16 * 16 * (depth)*4 * TILE_LOOPS)
 #elif defined(__aarch64__)
 #define CHAINS 20
-#define EACH(X)                                                                                            \
-	X(0)                                                                                               \
-	X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) \
-	    X(19)
-#define ZERO(i) "movi v" #i ".4s, #0\n"
-#define CHAIN(name, member, extension, step)                                                           \
-	static void name(void *data, int64_t item, int worker)                                         \
-	{                                                                                              \
-		const uint8_t *at = ((peak_data *)data)->member;                                       \
-		long n = LOOPS;                                                                        \
-		(void)item, (void)worker;                                                              \
-		__asm__ volatile(                                                                      \
-		    extension                                                                          \
-		    "ldp q30, q31, [%1]\n" EACH(ZERO) "1:\n" EACH(step) "subs %0, %0, #1\n b.ne 1b\n"  \
-		    : "+r"(n)                                                                          \
-		    : "r"(at)                                                                          \
-		    : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", \
-		      "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v30", "v31", "cc", "memory");  \
+#define EACH(step) \
+	".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19\n" step "\n.endr\n"
+#define CHAIN(name, member, step)                                                                            \
+	static void name(void *data, int64_t item, int worker)                                               \
+	{                                                                                                    \
+		const uint8_t *at = ((peak_data *)data)->member;                                             \
+		long n = LOOPS;                                                                              \
+		(void)item, (void)worker;                                                                    \
+		__asm__ volatile("ldp q30, q31, [%1]\n" EACH("movi v\\i\\().4s, #0") "1:\n" EACH(            \
+				     step) "subs %0, %0, #1\n b.ne 1b\n"                                     \
+				 : "+r"(n)                                                                   \
+				 : "r"(at)                                                                   \
+				 : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", \
+				   "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v30", "v31",     \
+				   "cc", "memory");                                                          \
 	}
-#define STEP_F32(i)   "fmla v" #i ".4s, v30.4s, v31.4s\n"
-#define STEP_F16(i)   "fmla v" #i ".8h, v30.8h, v31.8h\n"
-#define STEP_BF16(i)  "bfmmla v" #i ".4s, v30.8h, v31.8h\n"
-#define STEP_I8(i)    "smmla v" #i ".4s, v30.16b, v31.16b\n"
-CHAIN(run_neon, f32, "", STEP_F32)
-CHAIN(run_neon_fp16, f16, ".arch_extension fp16\n", STEP_F16)
-CHAIN(run_neon_bf16, bf16, ".arch_extension bf16\n", STEP_BF16)
-CHAIN(run_neon_i8mm, i8, ".arch_extension i8mm\n", STEP_I8)
+CHAIN(run_neon, f32, "fmla v\\i\\().4s, v30.4s, v31.4s")
+/* By their bits (Arm, "Architecture Reference Manual", BFMMLA and SMMLA): assemblers differ in the names of
+ * the extensions.  v[i] += v30 * v31. */
+#define BITS(bits)    ".inst " bits " | 31 << 16 | 30 << 5 | \\i"
+CHAIN(run_neon_fp16, f16, BITS("0x4e400c00"))
+CHAIN(run_neon_bf16, bf16, BITS("0x6e40ec00"))
+CHAIN(run_neon_i8mm, i8, BITS("0x4e80a400"))
 #define VECTOR(lanes) (2.0 * (lanes)*CHAINS * LOOPS)
 #endif
 
