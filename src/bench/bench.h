@@ -7,7 +7,10 @@
  *   stream.c   what the memory gives, by working set
  *   limits.c   both as tables, and the rates that other measurements are compared with
  *   gemm.c     matrix products in the shapes of training
+ *   model.c    models with random weights, what their passes cost
  *   layer.c    a training step of one layer, by entry of the plan
+ *   train.c    updates of whole models, by size and length
+ *   decode.c   tokens one by one
  *   bench.c    the list of measurements, rows */
 #ifndef BENCH_BENCH_H
 #define BENCH_BENCH_H
@@ -16,6 +19,7 @@
 #include "base/base.h"
 #include "base/isa.h"
 #include "base/pool.h"
+#include "kernel/kernel.h"
 
 /* ---- Statistics ---------------------------------------------------------------------- */
 
@@ -66,7 +70,10 @@ typedef struct bench_machine {
 	int64_t l2, l3, memory; /* bytes; of caches: one core's, all */
 } bench_machine;
 void machine_get(bench_machine *m);
-int64_t machine_peak_memory(void); /* largest resident set of this process so far, bytes */
+/* The largest resident set of this process, bytes: since the last machine_forget_peak() where the system can
+ * forget (Linux), else so far. */
+int64_t machine_peak_memory(void);
+void machine_forget_peak(void);
 
 /* ---- Limits -------------------------------------------------------------------------- */
 
@@ -105,6 +112,29 @@ typedef enum limits_extent { LIMITS_PEAKS, LIMITS_RATES, LIMITS_ALL } limits_ext
 /* Measures, and reports rows "peaks" and "bandwidth". */
 an_status limits_measure(bench *b, limits_extent extent, bench_limits *out);
 
+/* GFLOP/s of products: the geometric mean of the three orientations at 512 tokens, 768 x 2048. */
+an_status gemm_rate(bench *b, k_precision precision, double *gflops);
+
+/* ---- Models -------------------------------------------------------------------------- */
+
+/* A model with random weights on the software device, and random tokens. */
+typedef struct bench_model {
+	an_ctx *ctx;
+	an_device *device;
+	an_model *model;
+	float *block; /* model_fill; NULL before */
+	size_t block_bytes;
+	an_tokens *tokens;
+} bench_model;
+/* numerics may be NULL: "fast".  Freed with model_close, also after a failure. */
+an_status model_open(const bench *b, const an_llama_config *c, bench_model *m);
+an_status model_fill(const bench *b, bench_model *m);
+void model_drop_block(bench_model *m);
+void model_close(bench_model *m);
+/* FLOP of matrices and of attention, with a full square of scores, for a forward pass over `tokens`. */
+double model_matrix_flop(const an_model *m, double tokens);
+double model_attention_flop(const an_model *m, double tokens);
+
 /* ---- Rows ---------------------------------------------------------------------------- */
 
 /* clang-format off */
@@ -128,5 +158,7 @@ void bench_progress(const bench *b, const char *fmt, ...) AN_PRINTF(2, 3);
 an_status bench_limits_run(bench *b);
 an_status bench_gemm_run(bench *b);
 an_status bench_layer_run(bench *b);
+an_status bench_train_run(bench *b);
+an_status bench_decode_run(bench *b);
 
 #endif

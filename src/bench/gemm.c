@@ -16,7 +16,7 @@ static const int64_t tokens[] = {256, 512, 1024};
 static const struct weight {
 	int64_t in, out;
 } weights[] = {{768, 768}, {768, 2048}, {2048, 768}, {768, 32000}, {1024, 3072}};
-enum { MOST = 1024 * 32000, SHAPES = LENGTH(tokens) * LENGTH(weights) };
+enum { MOST = 1024 * 32000, PIECES = 1024, SHAPES = LENGTH(tokens) * LENGTH(weights) };
 
 /* Not among the means: heads of attention, and matrices with one column as in decoding. */
 static const struct other {
@@ -32,8 +32,9 @@ static const struct other {
 typedef struct gemm {
 	bench *b;
 	bench_limits limits;
-	half *x, *y; /* MOST elements each */
+	half *x, *y;
 	float *c;
+	size_t elements; /* of each */
 	void *scratch;
 	size_t scratch_bytes;
 	k_gemm_args args;
@@ -52,26 +53,37 @@ static const struct {
 /* Uniform in [-1, 1), four from a draw. */
 static void fill(void *arg, int64_t item, int worker)
 {
-	half *x = ((half **)arg)[0] + item * (MOST / 1024);
+	const gemm *g = arg;
+	int64_t n = (int64_t)g->elements / PIECES; /* of a piece; both arrays have as many */
+	half *x = item < PIECES ? g->x + item * n : g->y + (item - PIECES) * n;
 	(void)worker;
-	for (int64_t i = 0; i < MOST / 1024; i += 4) {
+	for (int64_t i = 0; i < n; i += 4) {
 		uint64_t bits = random_bits(5, (uint64_t)item, (uint64_t)i);
 		for (int k = 0; k < 4; k++)
 			x[i + k] = half_from_float((float)(int16_t)(bits >> (16 * k)) * 0x1p-15f);
 	}
 }
 
-static an_status allocate(gemm *g)
+static an_status allocate(gemm *g, size_t elements)
 {
 	an_ctx *ctx = g->b->ctx;
-	g->x = mem_alloc_tensor(ctx, MOST * sizeof *g->x);
-	g->y = mem_alloc_tensor(ctx, MOST * sizeof *g->y);
-	g->c = mem_alloc_tensor(ctx, MOST * sizeof *g->c);
+	g->elements = elements;
+	g->x = mem_alloc_tensor(ctx, elements * sizeof *g->x);
+	g->y = mem_alloc_tensor(ctx, elements * sizeof *g->y);
+	g->c = mem_alloc_tensor(ctx, elements * sizeof *g->c);
 	if (!g->x || !g->y || !g->c)
-		return fail_memory(ctx, MOST * sizeof *g->c);
-	pool_run(g->b->pool, fill, &g->x, 1024);
-	pool_run(g->b->pool, fill, &g->y, 1024);
+		return fail_memory(ctx, elements * sizeof *g->c);
+	pool_run(g->b->pool, fill, g, 2 * PIECES);
 	return AN_OK;
+}
+
+static void release(gemm *g)
+{
+	an_ctx *ctx = g->b->ctx;
+	mem_free_tensor(ctx, g->x, g->elements * sizeof *g->x);
+	mem_free_tensor(ctx, g->y, g->elements * sizeof *g->y);
+	mem_free_tensor(ctx, g->c, g->elements * sizeof *g->c);
+	mem_free_tensor(ctx, g->scratch, g->scratch_bytes);
 }
 
 static void call(void *arg)
@@ -208,7 +220,7 @@ static an_status run(gemm *g)
 {
 	TRY(limits_measure(g->b, LIMITS_PEAKS, &g->limits));
 	bench_progress(g->b, "matrices");
-	TRY(allocate(g));
+	TRY(allocate(g, MOST));
 	const char *only = g->b->o.numerics;
 	if (only && strcmp(only, "fast") != 0 && strcmp(only, "ieee") != 0)
 		only = "fixed"; /* of a chip */
@@ -224,9 +236,30 @@ an_status bench_gemm_run(bench *b)
 {
 	gemm g = {.b = b};
 	an_status s = run(&g);
-	mem_free_tensor(b->ctx, g.x, MOST * sizeof *g.x);
-	mem_free_tensor(b->ctx, g.y, MOST * sizeof *g.y);
-	mem_free_tensor(b->ctx, g.c, MOST * sizeof *g.c);
-	mem_free_tensor(b->ctx, g.scratch, g.scratch_bytes);
+	release(&g);
+	return s;
+}
+
+static an_status rate(gemm *g, k_precision precision, double *gflops)
+{
+	static const struct weight typical = {768, 2048};
+	enum { TOKENS = 512 };
+	double r[PRODUCTS];
+	TRY(allocate(g, 2048 * 768)); /* the gradient, the largest; and a multiple of 4 * PIECES */
+	for (int p = 0; p < PRODUCTS; p++) {
+		bench_times t;
+		set_product(g, (product)p, precision, TOKENS, &typical);
+		TRY(time_product(g, &t));
+		r[p] = 2e-9 * (double)(g->args.m * g->args.n * g->args.k) / t.median;
+	}
+	*gflops = stats_geomean(r, PRODUCTS);
+	return AN_OK;
+}
+
+an_status gemm_rate(bench *b, k_precision precision, double *gflops)
+{
+	gemm g = {.b = b};
+	an_status s = rate(&g, precision, gflops);
+	release(&g);
 	return s;
 }

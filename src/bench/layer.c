@@ -3,7 +3,6 @@
  * plan of an ordinary training, run in their order. */
 #include "bench/bench.h"
 
-#include "base/random.h"
 #include "train/train.h"
 
 #include <math.h>
@@ -16,9 +15,7 @@ enum { VOCAB = 512 };
 typedef struct layer {
 	bench *b;
 	bench_limits limits;
-	an_device *device;
-	an_model *model;
-	an_tokens *tokens;
+	bench_model m;
 	an_trainer *trainer;
 	int n, *entry;   /* entries of the plan that belong to the layer, and the norm of gradients */
 	double *seconds; /* n rows of runs */
@@ -26,37 +23,22 @@ typedef struct layer {
 	double parameters;
 } layer;
 
-static an_status make_tokens(bench *b, int64_t n, int32_t vocab, an_tokens **out)
-{
-	int32_t *ids = mem_alloc(b->ctx, (size_t)n * sizeof *ids);
-	if (!ids)
-		return fail_memory(b->ctx, (size_t)n * sizeof *ids);
-	for (int64_t i = 0; i < n; i++)
-		ids[i] = (int32_t)(random_bits(3, 0, (uint64_t)i) % (uint64_t)vocab);
-	an_status s = an_tokens_copy(b->ctx, ids, (size_t)n, vocab, out);
-	mem_free(b->ctx, ids, (size_t)n * sizeof *ids);
-	return s;
-}
-
 static an_status set_up(layer *l)
 {
 	an_ctx *ctx = l->b->ctx;
 	an_llama_config c;
 	TRY(an_llama_preset(ctx, "layer768", &c));
 	c.vocab = VOCAB;
-	TRY(an_llama_new(ctx, &c, &l->model));
-	an_device_options device = {.name = "soft", .numerics = l->b->o.numerics ? l->b->o.numerics : "fast"};
-	TRY(an_device_open(ctx, &device, &l->device));
-	TRY(make_tokens(l->b, 8 * c.seq, VOCAB, &l->tokens));
+	TRY(model_open(l->b, &c, &l->m));
 	an_train_options o = {.steps = 1 << 20, .lr = RATE, .warmup = -1, .profile = l->b->o.kernels};
-	an_data data = {.train = l->tokens};
-	TRY(an_trainer_new(l->device, l->model, &data, &o, NULL, &l->trainer));
-	double S = c.seq, kv = (double)c.kv_heads * c.dim / c.heads, dim = c.dim;
-	double matrices = 2 * dim * dim + 2 * dim * kv + 3 * dim * c.hidden;
-	l->credit = 3 * 2 * S * matrices + 6 * 2 * S * S * dim;
-	for (int i = 0; i < an_model_params(l->model); i++)
-		if (strstr(an_model_param(l->model, i)->name, "layers.0."))
-			l->parameters += (double)an_model_param(l->model, i)->count;
+	an_data data = {.train = l->m.tokens};
+	TRY(an_trainer_new(l->m.device, l->m.model, &data, &o, NULL, &l->trainer));
+	double head = 2.0 * c.seq * c.dim * c.vocab; /* not part of it */
+	l->credit =
+	    3 * (model_matrix_flop(l->m.model, c.seq) - head + model_attention_flop(l->m.model, c.seq));
+	for (int i = 0; i < an_model_params(l->m.model); i++)
+		if (strstr(an_model_param(l->m.model, i)->name, "layers.0."))
+			l->parameters += (double)an_model_param(l->m.model, i)->count;
 	return AN_OK;
 }
 
@@ -85,7 +67,7 @@ static an_status run_once(layer *l, bool update, int run, double *seconds)
 {
 	an_trainer *t = l->trainer;
 	double began = seconds_now(), nats, scale = t->gradient_scale / (double)t->tokens_per_update;
-	memset(t->written, 0, (size_t)an_model_params(l->model) * sizeof *t->written);
+	memset(t->written, 0, (size_t)an_model_params(l->m.model) * sizeof *t->written);
 	for (int i = 0; i < l->n; i++) {
 		an_plan_entry *e = &t->entries[l->entry[i]];
 		if (e->per_update && !update)
@@ -197,8 +179,6 @@ an_status bench_layer_run(bench *b)
 	layer l = {.b = b};
 	an_status s = run(&l);
 	an_trainer_free(l.trainer);
-	an_tokens_close(l.tokens);
-	an_device_close(l.device);
-	an_model_free(l.model);
+	model_close(&l.m);
 	return s;
 }
