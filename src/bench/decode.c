@@ -44,7 +44,11 @@ static an_status run_preset(bench *b, const char *preset, bench_model *m, an_gen
 an_status bench_decode_run(bench *b)
 {
 	static const char *const presets[] = {"stories15m", "stories42m", "stories110m"};
+	int done = 0;
 	for (int i = 0; i < LENGTH(presets); i++) {
+		if (b->o.model && strcmp(b->o.model, presets[i]) != 0)
+			continue;
+		done++;
 		bench_model m = {0};
 		an_generator *g = NULL;
 		an_status s = run_preset(b, presets[i], &m, &g);
@@ -52,5 +56,6 @@ an_status bench_decode_run(bench *b)
 		model_close(&m);
 		TRY(s);
 	}
-	return AN_OK;
+	return done ? AN_OK
+		    : fail(b->ctx, AN_USAGE, "decoding is not measured with model \"%s\"", b->o.model);
 }

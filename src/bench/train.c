@@ -139,6 +139,12 @@ static an_status run_size(training *t)
 	return AN_OK;
 }
 
+static bool is_wanted(const bench *b, const struct size *s)
+{
+	return (!b->o.model || strcmp(b->o.model, s->name) == 0) &&
+	       (!b->o.tokens || b->o.tokens == s->tokens);
+}
+
 an_status bench_train_run(bench *b)
 {
 	bench_limits l;
@@ -151,8 +157,11 @@ an_status bench_train_run(bench *b)
 	ROW(b, "rates", CELL_NUMBER("gflops", "GFLOP/s of products", 20, 1, t.gemm),
 	    CELL_NUMBER("gbps", "GB/s of memory", 16, 1, t.dram));
 	double began = seconds_now();
+	int done = 0;
 	for (t.size = sizes; t.size < sizes + LENGTH(sizes); t.size++) {
-		if (t.size > sizes && seconds_now() - began > b->o.seconds) {
+		if (!is_wanted(b, t.size))
+			continue;
+		if (done++ && seconds_now() - began > b->o.seconds) {
 			report_missing(&t, "not run: out of time (--time)");
 			continue;
 		}
@@ -165,5 +174,8 @@ an_status bench_train_run(bench *b)
 		if (s != AN_OK && s != AN_MEMORY)
 			return s;
 	}
-	return AN_OK;
+	return done ? AN_OK
+		    : fail(b->ctx, AN_USAGE,
+			   "no size that is measured is of model \"%s\" with %d tokens (0: any)",
+			   b->o.model ? b->o.model : "any", b->o.tokens);
 }
