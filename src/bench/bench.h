@@ -59,7 +59,7 @@ bench_clock measure_clock(void);
  * say, and `busy` threads were to compute without a pause, what they did not get counts. */
 bool measure_noisy(const bench_clock *from, const bench_clock *to, int busy);
 
-/* Calls `fn` once and then o.runs times or more: a run that was disturbed is taken again, for up to a second.
+/* Calls `fn` once and then o.runs times or more: a run that was disturbed is taken again, for a while.
  * Short calls are repeated within a run.  All threads of the pool are to be busy in it. */
 bench_times measure(const bench *b, void (*fn)(void *arg), void *arg);
 

@@ -17,9 +17,9 @@ typedef struct layer {
 	bench_limits limits;
 	bench_model m;
 	an_trainer *trainer;
-	int n, *entry;   /* entries of the plan that belong to the layer, and the norm of gradients */
-	double *seconds; /* n rows of runs */
-	double credit;   /* FLOP: six products of attention, nothing computed twice counted twice */
+	int n, *entry;      /* entries of the plan that belong to the layer, and the norm of gradients */
+	double *seconds[2]; /* n rows of runs: without and with the update */
+	double credit;      /* FLOP: six products of attention, nothing computed twice counted twice */
 	double parameters;
 } layer;
 
@@ -53,8 +53,9 @@ static an_status choose(layer *l)
 	const an_plan_entry *e;
 	int n = an_trainer_plan(l->trainer, &e);
 	l->entry = arena_array(&l->trainer->arena, (size_t)n, sizeof *l->entry);
-	l->seconds = arena_array(&l->trainer->arena, (size_t)n * BENCH_MOST_RUNS, sizeof *l->seconds);
-	if (!l->entry || !l->seconds)
+	for (int i = 0; i < 2; i++)
+		l->seconds[i] = arena_array(&l->trainer->arena, (size_t)n * BENCH_MOST_RUNS, sizeof(double));
+	if (!l->entry || !l->seconds[0] || !l->seconds[1])
 		return fail_memory(l->b->ctx, 0);
 	for (int i = 0; i < n; i++)
 		if (is_of_layer(&e[i]))
@@ -74,14 +75,14 @@ static an_status run_once(layer *l, bool update, int run, double *seconds)
 			continue;
 		double before = e->seconds;
 		TRY(train_run_entry(t, l->entry[i], scale, &nats));
-		l->seconds[i * BENCH_MOST_RUNS + run] = e->seconds - before;
+		l->seconds[update][i * BENCH_MOST_RUNS + run] = e->seconds - before;
 	}
 	*seconds = seconds_now() - began;
 	return AN_OK;
 }
 
-/* At least 20 runs: each takes tens of milliseconds. */
-static int runs_of(const layer *l) { return MAX(l->b->o.runs, 20); }
+/* More than of a kernel: a step has more to be disturbed. */
+static int runs_of(const layer *l) { return MIN(3 * l->b->o.runs, BENCH_MOST_RUNS); }
 
 static an_status time_steps(layer *l, bool update, bench_times *out)
 {
@@ -118,7 +119,7 @@ static void report_entries(layer *l, bool update, const char *table)
 		const an_plan_entry *x = &e[l->entry[i]];
 		if (x->per_update && !update)
 			continue;
-		bench_times t = stats_times(l->seconds + i * BENCH_MOST_RUNS, runs_of(l), false);
+		bench_times t = stats_times(l->seconds[update] + i * BENCH_MOST_RUNS, runs_of(l), false);
 		double flops = (double)x->flops;
 		ROW(l->b, table, CELL_TEXT("entry", "entry", 34, x->name),
 		    CELL_NUMBER("ms", "ms", 10, 3, 1e3 * t.median),
@@ -152,7 +153,7 @@ static an_status report_kernels(layer *l)
 
 static an_status run(layer *l)
 {
-	bench_times t;
+	bench_times without, with;
 	TRY(limits_measure(l->b, LIMITS_RATES, &l->limits));
 	bench_progress(l->b, "layer768");
 	TRY(set_up(l));
@@ -160,18 +161,14 @@ static an_status run(layer *l)
 		TRY(an_trainer_step(l->trainer));
 	TRY(choose(l));
 	an_trainer_reset_times(l->trainer);
-	double compute = 1e-9 * l->credit / peak(l), update = 1e-9 * 28 * l->parameters / l->limits.dram;
-	TRY(time_steps(l, false, &t));
-	report_step(l, "forward, dx, dW", &t, compute);
-	bench_times with;
-	/* entries first: the second measurement has its own */
-	report_entries(l, false, "entries");
-	if (l->b->o.kernels)
-		TRY(report_kernels(l));
+	TRY(time_steps(l, false, &without));
 	TRY(time_steps(l, true, &with));
+	double compute = 1e-9 * l->credit / peak(l), update = 1e-9 * 28 * l->parameters / l->limits.dram;
+	report_step(l, "forward, dx, dW", &without, compute);
 	report_step(l, "with norm, AdamW, new weights", &with, compute + update);
+	report_entries(l, false, "entries");
 	report_entries(l, true, "entries with AdamW");
-	return AN_OK;
+	return l->b->o.kernels ? report_kernels(l) : AN_OK;
 }
 
 an_status bench_layer_run(bench *b)

@@ -8,7 +8,7 @@
 
 #define NOISE         0.03 /* of the processors' time */
 #define SHORTEST      2e-3 /* seconds of a run */
-#define SECONDS_AGAIN 1.0  /* for as long, disturbed runs are taken again */
+#define SECONDS_AGAIN 0.3  /* for as long, disturbed runs are taken again */
 
 static double cpu_seconds(void)
 {

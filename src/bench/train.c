@@ -150,6 +150,13 @@ an_status bench_train_run(bench *b)
 	bench_limits l;
 	training t = {.b = b};
 	bool exact = b->o.numerics && strcmp(b->o.numerics, "fast") != 0;
+	int wanted = 0;
+	for (int i = 0; i < LENGTH(sizes); i++)
+		wanted += is_wanted(b, &sizes[i]);
+	if (!wanted)
+		return fail(b->ctx, AN_USAGE,
+			    "no size that is measured is of model \"%s\" with %d tokens (0: any)",
+			    b->o.model ? b->o.model : "any", b->o.tokens);
 	TRY(limits_measure(b, LIMITS_RATES, &l));
 	bench_progress(b, "matrix products");
 	TRY(gemm_rate(b, exact ? K_EXACT : K_FAST, &t.gemm));
@@ -174,8 +181,5 @@ an_status bench_train_run(bench *b)
 		if (s != AN_OK && s != AN_MEMORY)
 			return s;
 	}
-	return done ? AN_OK
-		    : fail(b->ctx, AN_USAGE,
-			   "no size that is measured is of model \"%s\" with %d tokens (0: any)",
-			   b->o.model ? b->o.model : "any", b->o.tokens);
+	return AN_OK;
 }
