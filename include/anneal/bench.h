@@ -29,9 +29,10 @@ typedef struct an_bench_options {
 				 "ieee" */
 	int runs;             /* of every measurement; default 7, at least 5 */
 	double seconds;       /* train: how long to go on with further sizes; default 60 */
-	const char *model;    /* train, decode: only models of this name; default all */
-	int tokens;           /* train: only sequences of this length; default all */
-	bool kernels;         /* layer: also the kernels of its programs */
+	const char
+	    *model;   /* layer: the preset, default "layer768"; train, decode: only this one, default all */
+	int tokens;   /* train: only sequences of this length; default all */
+	bool kernels; /* layer: also the kernels of its programs */
 	/* Called for every row when it is known; rows of one table follow each other.  Cells are valid during
 	 * the call. */
 	void (*row)(void *user, const char *table, const an_bench_cell *cell, int n);

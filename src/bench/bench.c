@@ -10,7 +10,7 @@ static const struct measurement {
 } measurements[] = {
     {"limits", "what the machine could do: peaks of its units, bandwidth of its memory", bench_limits_run},
     {"gemm", "matrix products in the shapes and orientations of training", bench_gemm_run},
-    {"layer", "a training step of one layer (preset layer768), by entry of the plan", bench_layer_run},
+    {"layer", "a training step of one layer, by entry of the plan", bench_layer_run},
     {"train", "updates of models from 15 M to 600 M parameters, at 128 to 2048 tokens", bench_train_run},
     {"decode", "tokens one by one, with a cache of keys and values", bench_decode_run},
 };

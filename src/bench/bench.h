@@ -134,6 +134,8 @@ void model_close(bench_model *m);
 /* FLOP of matrices and of attention, with a full square of scores, for a forward pass over `tokens`. */
 double model_matrix_flop(const an_model *m, double tokens);
 double model_attention_flop(const an_model *m, double tokens);
+/* FLOP of the first layer, forward and both gradients, over a sequence of the model's context. */
+double layer_flop(const an_model *m);
 
 /* ---- Rows ---------------------------------------------------------------------------- */
 

@@ -14,6 +14,7 @@ enum { VOCAB = 512 };
 
 typedef struct layer {
 	bench *b;
+	const char *preset;
 	bench_limits limits;
 	bench_model m;
 	an_trainer *trainer;
@@ -23,19 +24,29 @@ typedef struct layer {
 	double parameters;
 } layer;
 
+double layer_flop(const an_model *m)
+{
+	const an_llama_config *c = an_model_config(m);
+	double matrices = 0;
+	for (int i = 0; i < an_model_params(m); i++) {
+		const an_param *p = an_model_param(m, i);
+		if (p->kind == AN_PARAM_MATRIX && strstr(p->name, "layers.0."))
+			matrices += (double)p->count;
+	}
+	return 3 * (2 * c->seq * matrices + model_attention_flop(m, c->seq) / c->layers);
+}
+
 static an_status set_up(layer *l)
 {
 	an_ctx *ctx = l->b->ctx;
 	an_llama_config c;
-	TRY(an_llama_preset(ctx, "layer768", &c));
+	TRY(an_llama_preset(ctx, l->preset, &c));
 	c.vocab = VOCAB;
 	TRY(model_open(l->b, &c, &l->m));
 	an_train_options o = {.steps = 1 << 20, .lr = RATE, .warmup = -1, .profile = l->b->o.kernels};
 	an_data data = {.train = l->m.tokens};
 	TRY(an_trainer_new(l->m.device, l->m.model, &data, &o, NULL, &l->trainer));
-	double head = 2.0 * c.seq * c.dim * c.vocab; /* not part of it */
-	l->credit =
-	    3 * (model_matrix_flop(l->m.model, c.seq) - head + model_attention_flop(l->m.model, c.seq));
+	l->credit = layer_flop(l->m.model);
 	for (int i = 0; i < an_model_params(l->m.model); i++)
 		if (strstr(an_model_param(l->m.model, i)->name, "layers.0."))
 			l->parameters += (double)an_model_param(l->m.model, i)->count;
@@ -105,7 +116,8 @@ static double peak(const layer *l)
 static void report_step(layer *l, const char *what, const bench_times *t, double floor)
 {
 	double rate = 1e-9 * l->credit / t->median;
-	ROW(l->b, "step", CELL_TEXT("what", "step of layer768", 34, what), CELL_TIMES(*t),
+	ROW(l->b, "step", CELL_TEXT("what", "step of a layer", 34, what),
+	    CELL_TEXT("model", "preset", 11, l->preset), CELL_TIMES(*t),
 	    CELL_NUMBER("gflop", NULL, 0, 3, 1e-9 * l->credit), CELL_NUMBER("gflops", "GFLOP/s", 9, 1, rate),
 	    CELL_NUMBER("peak_percent", "% of peak", 10, 1, 100 * rate / peak(l)),
 	    CELL_NUMBER("floor_ms", "floor ms", 9, 3, 1e3 * floor),
@@ -155,7 +167,7 @@ static an_status run(layer *l)
 {
 	bench_times without, with;
 	TRY(limits_measure(l->b, LIMITS_RATES, &l->limits));
-	bench_progress(l->b, "layer768");
+	bench_progress(l->b, "%s", l->preset);
 	TRY(set_up(l));
 	for (int i = 0; i < 2; i++)
 		TRY(an_trainer_step(l->trainer));
@@ -173,7 +185,7 @@ static an_status run(layer *l)
 
 an_status bench_layer_run(bench *b)
 {
-	layer l = {.b = b};
+	layer l = {.b = b, .preset = b->o.model ? b->o.model : "layer768"};
 	an_status s = run(&l);
 	an_trainer_free(l.trainer);
 	model_close(&l.m);
