@@ -94,8 +94,21 @@ an_status peak_measure(const bench *b, const peak_unit *u, bench_times *t, doubl
 
 typedef enum stream_pattern { STREAM_READ, STREAM_TRIAD, STREAM_UPDATE, STREAM_PATTERNS } stream_pattern;
 const char *stream_name(stream_pattern p);
-/* GB/s, bytes read and written, with `bytes` in all threads' arrays together. */
-an_status stream_measure(const bench *b, stream_pattern p, int64_t bytes, bench_times *t, double *rate);
+/* Memory for the arrays of all threads, touched. */
+typedef struct stream_memory {
+	const bench *b;
+	float *at;
+	int64_t bytes;
+	void *raw;
+	size_t raw_bytes;
+} stream_memory;
+an_status stream_open(const bench *b, int64_t bytes, stream_memory *m);
+void stream_close(stream_memory *m);
+/* GB/s, bytes read and written, in all threads' arrays together `bytes` or what there is. */
+an_status stream_measure(const stream_memory *m, stream_pattern p, int64_t bytes, bench_times *t,
+			 double *rate);
+/* GB/s of tensors' memory that this process did not have before: the system has to find and clear it. */
+an_status stream_fresh(const bench *b, bench_times *t, double *rate);
 typedef enum stream_level { STREAM_L2, STREAM_L3, STREAM_DRAM, STREAM_LEVELS } stream_level;
 /* A working set that lives there. */
 int64_t stream_working_set(const bench_machine *m, stream_level level, int threads);

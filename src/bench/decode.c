@@ -29,7 +29,12 @@ static an_status run_preset(bench *b, const char *preset, bench_model *m, an_gen
 	bench_clock to = measure_clock();
 	t = stats_times(seconds, TOKENS, measure_noisy(&from, &to, b->threads));
 	double bytes = model_matrix_flop(m->model, 1); /* an fp16 weight is two bytes and two operations */
-	TRY(stream_measure(b, STREAM_READ, (int64_t)bytes, &memory, &rate));
+	stream_memory block;
+	an_status s = stream_open(b, (int64_t)bytes, &block);
+	if (s == AN_OK)
+		s = stream_measure(&block, STREAM_READ, (int64_t)bytes, &memory, &rate);
+	stream_close(&block);
+	TRY(s);
 	double floor = 1e-9 * bytes / rate;
 	ROW(b, "decode", CELL_TEXT("model", "model", 12, preset), CELL_TIMES(t),
 	    CELL_NUMBER("tokens_per_second", "tokens/s", 9, 1, 1 / t.median),

@@ -2,8 +2,11 @@
 #include "bench/bench.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #define PASS_BYTES (64 << 20) /* what an item moves, at least: a late worker costs little of it */
+
+enum { HUGE_PAGE = 2 << 20, PIECE = 1 << 20 };
 
 typedef struct stream_run {
 	const bench *b;
@@ -90,49 +93,83 @@ static void run(void *arg)
 	pool_run(r->b->pool, r->fn, r, r->b->threads);
 }
 
-/* Touches pages where they will be used. */
+/* Touches pages with all threads: memory that the system has yet to find is slow. */
 static void fill(void *arg, int64_t item, int worker)
 {
-	stream_run *r = arg;
+	const stream_memory *m = arg;
+	int64_t n = m->bytes / (int64_t)sizeof(float), begin = item * PIECE, end = MIN(n, begin + PIECE);
 	(void)worker;
-	for (int64_t i = item * r->n; i < (item + 1) * r->n; i++) {
-		/* cheap, and no two neighbours are alike */
-		float v = 0.25f + (float)(i * 2654435761u % 1021) * 0x1p-12f;
-		r->x[i] = v;
-		if (r->y)
-			r->y[i] = v;
-		if (r->z)
-			r->z[i] = v;
-	}
+	for (int64_t i = begin; i < end; i++) /* cheap, and no two neighbours are alike */
+		m->at[i] = 0.25f + (float)(i * 2654435761u % 1021) * 0x1p-12f;
 }
 
-an_status stream_measure(const bench *b, stream_pattern p, int64_t bytes, bench_times *t, double *rate)
+an_status stream_open(const bench *b, int64_t bytes, stream_memory *m)
 {
+	*m = (stream_memory){.b = b, .raw_bytes = (size_t)bytes + 2 * HUGE_PAGE};
+	if (!(m->raw = mem_alloc(b->ctx, m->raw_bytes)))
+		return fail_memory(b->ctx, m->raw_bytes);
+	m->at = (float *)(((uintptr_t)m->raw + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+	m->bytes = bytes;
+#ifdef MADV_HUGEPAGE
+	if (bytes >= HUGE_PAGE) /* as tensors have them */
+		madvise(m->at, (size_t)bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+	pool_run(b->pool, fill, m, (bytes / (int64_t)sizeof(float) + PIECE - 1) / PIECE);
+	return AN_OK;
+}
+
+void stream_close(stream_memory *m)
+{
+	if (m->raw)
+		mem_free(m->b->ctx, m->raw, m->raw_bytes);
+	m->raw = NULL;
+}
+
+an_status stream_measure(const stream_memory *m, stream_pattern p, int64_t bytes, bench_times *t,
+			 double *rate)
+{
+	const bench *b = m->b;
 	const struct pattern *q = &patterns[p];
 	/* whole vectors, eight at a time */
-	int64_t n = bytes / q->arrays / b->threads / 4 / 128 * 128;
-	size_t size = (size_t)(n * b->threads) * sizeof(float), sink = (size_t)b->threads * 64;
-	stream_run r = {.b = b, .n = n, .fn = q->portable};
+	int64_t n = MIN(bytes, m->bytes) / q->arrays / b->threads / 4 / 128 * 128, array = n * b->threads;
+	size_t sink = (size_t)b->threads * 64;
+	stream_run r = {.b = b,
+			.n = n,
+			.fn = q->portable,
+			.x = m->at,
+			.y = m->at + array,
+			.z = m->at + 2 * array,
+			.sink = mem_alloc_tensor(b->ctx, sink)};
+	if (!r.sink)
+		return fail_memory(b->ctx, sink);
 	if (b->ctx->isa & ISA_AVX512)
 		r.fn = q->avx512;
 	else if (b->ctx->isa & ISA_AVX2)
 		r.fn = q->avx2;
 	r.passes = (int)MAX(1, PASS_BYTES / (n * 4 * q->moves));
-	r.x = mem_alloc_tensor(b->ctx, size);
-	r.y = q->arrays > 1 ? mem_alloc_tensor(b->ctx, size) : NULL;
-	r.z = q->arrays > 2 ? mem_alloc_tensor(b->ctx, size) : NULL;
-	r.sink = mem_alloc_tensor(b->ctx, sink);
-	bool there = r.x && r.sink && (q->arrays < 2 || r.y) && (q->arrays < 3 || r.z);
-	if (there) {
-		pool_run(b->pool, fill, &r, b->threads);
-		*t = measure(b, run, &r);
-		*rate = 1e-9 * (double)(n * 4 * q->moves * r.passes) * b->threads / t->median;
-	}
-	mem_free_tensor(b->ctx, r.x, size);
-	mem_free_tensor(b->ctx, r.y, size);
-	mem_free_tensor(b->ctx, r.z, size);
+	*t = measure(b, run, &r);
+	*rate = 1e-9 * (double)(n * 4 * q->moves * r.passes) * b->threads / t->median;
 	mem_free_tensor(b->ctx, r.sink, sink);
-	return there ? AN_OK : fail_memory(b->ctx, size);
+	return AN_OK;
+}
+
+an_status stream_fresh(const bench *b, bench_times *t, double *rate)
+{
+	enum { BYTES = 64 << 20 };
+	double seconds[BENCH_MOST_RUNS];
+	bench_clock from = measure_clock();
+	for (int i = 0; i < b->o.runs; i++) {
+		double began = seconds_now();
+		void *p = mem_alloc_tensor(b->ctx, BYTES);
+		seconds[i] = seconds_now() - began;
+		if (!p)
+			return fail_memory(b->ctx, BYTES);
+		mem_free_tensor(b->ctx, p, BYTES);
+	}
+	bench_clock to = measure_clock();
+	*t = stats_times(seconds, b->o.runs, measure_noisy(&from, &to, 1));
+	*rate = 1e-9 * BYTES / t->median;
+	return AN_OK;
 }
 
 int64_t stream_working_set(const bench_machine *m, stream_level level, int threads)
