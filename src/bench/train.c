@@ -10,6 +10,7 @@
  * forward and backward (6). */
 #define BYTES_PER_PARAMETER 38.0
 
+/* In the order of what should be known if time runs out. */
 static const struct size {
 	const char *name, *preset;
 	int tokens;
@@ -20,10 +21,7 @@ static const struct size {
     {"stories15m", "stories15m", 128, {0}},
     {"stories15m", "stories15m", 512, {0}},
     {"stories15m", "stories15m", 1024, {0}},
-    {"stories15m", "stories15m", 2048, {0}},
     {"stories42m", "stories42m", 256, {0}},
-    {"stories42m", "stories42m", 1024, {0}},
-    {"stories110m", "stories110m", 1024, {0}},
     /* the shape of Qwen3-0.6B [config.json], without its norms of queries and keys */
     {"qwen3-0.6b",
      NULL,
@@ -36,6 +34,9 @@ static const struct size {
       .hidden = 3072,
       .vocab = 151936,
       .tied = true}},
+    {"stories15m", "stories15m", 2048, {0}},
+    {"stories42m", "stories42m", 1024, {0}},
+    {"stories110m", "stories110m", 1024, {0}},
 };
 
 typedef struct training {
