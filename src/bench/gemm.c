@@ -34,9 +34,9 @@ typedef struct gemm {
 	bench_limits limits;
 	half *x, *y;
 	float *c;
-	size_t elements; /* of each */
-	void *scratch;
-	size_t scratch_bytes;
+	size_t elements;        /* of each */
+	void *scratch, *packed; /* packed: weights, as the kernel reads them */
+	size_t scratch_bytes, packed_bytes;
 	k_gemm_args args;
 	const k_gemm_row *row;
 	struct mean {
@@ -84,6 +84,19 @@ static void release(gemm *g)
 	mem_free_tensor(ctx, g->y, g->elements * sizeof *g->y);
 	mem_free_tensor(ctx, g->c, g->elements * sizeof *g->c);
 	mem_free_tensor(ctx, g->scratch, g->scratch_bytes);
+	mem_free_tensor(ctx, g->packed, g->packed_bytes);
+}
+
+static an_status grow(an_ctx *ctx, void **block, size_t *have, size_t want)
+{
+	if (want <= *have)
+		return AN_OK;
+	mem_free_tensor(ctx, *block, *have);
+	*have = 0;
+	if (!(*block = mem_alloc_tensor(ctx, want)))
+		return fail_memory(ctx, want);
+	*have = want;
+	return AN_OK;
 }
 
 static void call(void *arg)
@@ -92,19 +105,19 @@ static void call(void *arg)
 	k_gemm(g->b->pool, g->row, &g->args, g->scratch);
 }
 
-/* What g->args asks for. */
-static an_status time_product(gemm *g, bench_times *t)
+/* What g->args asks for; with `packed`, A are weights, which stay from product to product and are laid out
+ * for the kernel before the time is taken. */
+static an_status time_product(gemm *g, bool packed, bench_times *t)
 {
 	an_ctx *ctx = g->b->ctx;
 	g->row = k_gemm_select(&g->args, ctx->isa);
-	size_t bytes = k_gemm_scratch(g->row, &g->args, g->b->threads);
-	if (bytes > g->scratch_bytes) {
-		mem_free_tensor(ctx, g->scratch, g->scratch_bytes);
-		g->scratch_bytes = 0;
-		if (!(g->scratch = mem_alloc_tensor(ctx, bytes)))
-			return fail_memory(ctx, bytes);
-		g->scratch_bytes = bytes;
+	size_t bytes = packed ? k_gemm_packed_bytes(g->row, &g->args, K_A) : 0;
+	if (bytes) {
+		TRY(grow(ctx, &g->packed, &g->packed_bytes, bytes));
+		k_gemm_pack(g->b->pool, g->row, &g->args, K_A, g->packed);
+		g->args.packed_a = g->packed;
 	}
+	TRY(grow(ctx, &g->scratch, &g->scratch_bytes, k_gemm_scratch(g->row, &g->args, g->b->threads)));
 	*t = measure(g->b, call, g);
 	return AN_OK;
 }
@@ -156,7 +169,7 @@ static an_status time_shapes(gemm *g, int precision)
 					       (long long)weights[i].out);
 				set_product(g, (product)p, precisions[precision].precision, tokens[j],
 					    &weights[i]);
-				TRY(time_product(g, &t));
+				TRY(time_product(g, p != WEIGHT_GRADIENT, &t));
 				rate[p][n] = 2e-9 * (double)(g->args.m * g->args.n * g->args.k) / t.median;
 				g->mean[precision][p].noisy |= t.noisy;
 				ROW(g->b, "gemm", CELL_TEXT("precision", "precision", 9, name),
@@ -204,7 +217,7 @@ static an_status time_others(gemm *g, int precision)
 		    .a = {g->x, K_F16, o->turned ? 1 : o->k, o->turned ? o->m : 1, {o->m * o->k}},
 		    .b = {g->y, K_F16, o->n, 1, {o->k * o->n}},
 		    .c = {g->c, K_F16, o->n, 1, {o->m * o->n}}};
-		TRY(time_product(g, &t));
+		TRY(time_product(g, false, &t));
 		double flop = 2.0 * (double)(o->batch * o->m * o->n * o->k);
 		double bytes = 2.0 * (double)(o->batch * (o->m * o->k + o->k * o->n + o->m * o->n));
 		ROW(g->b, "gemm others", CELL_TEXT("precision", "precision", 9, name),
@@ -249,7 +262,7 @@ static an_status rate(gemm *g, k_precision precision, double *gflops)
 	for (int p = 0; p < PRODUCTS; p++) {
 		bench_times t;
 		set_product(g, (product)p, precision, TOKENS, &typical);
-		TRY(time_product(g, &t));
+		TRY(time_product(g, p != WEIGHT_GRADIENT, &t));
 		r[p] = 2e-9 * (double)(g->args.m * g->args.n * g->args.k) / t.median;
 	}
 	*gflops = stats_geomean(r, PRODUCTS);
