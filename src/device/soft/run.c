@@ -134,7 +134,14 @@ typedef struct loop_run {
 	const soft_call *loop;
 	pool *p; /* for the calls of one iteration */
 	an_counts *counts;
+	bool timing;
 } loop_run;
+
+static void add_time(soft_call *c, double began)
+{
+	__atomic_fetch_add(&c->nanoseconds, (int64_t)(1e9 * (seconds_now() - began)), __ATOMIC_RELAXED);
+	__atomic_fetch_add(&c->runs, 1, __ATOMIC_RELAXED);
+}
 
 static void run_counted(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts);
 
@@ -143,7 +150,8 @@ static void loop_item(void *arg, int64_t i, int worker)
 	const loop_run *run = arg;
 	const soft_call *loop = run->loop;
 	for (int j = 0, k = 0; j < loop->u.loop.n; j++) {
-		const soft_call *c = &loop->u.loop.call[j];
+		soft_call *c = &loop->u.loop.call[j];
+		double began = run->timing ? seconds_now() : 0;
 		void *at[EW_MAX_OPERANDS + 1];
 		for (int r = 0; r < c->nrefs; r++, k++)
 			at[r] = (char *)address(run->e, &loop->ref[k]) +
@@ -152,13 +160,15 @@ static void loop_item(void *arg, int64_t i, int worker)
 			run_counted(run->p, run->isa, c, at, run->counts);
 		else
 			run_call(run->p, run->isa, c, at, NULL);
+		if (run->timing)
+			add_time(c, began);
 	}
 }
 
 /* Counting goes through iterations one after the other, each on all threads. */
-static void run_loop(pool *p, uint32_t isa, const soft_exe *e, const soft_call *c, an_counts *counts)
+static void run_loop(pool *p, const an_device *d, const soft_exe *e, const soft_call *c, an_counts *counts)
 {
-	loop_run run = {isa, e, c, counts ? p : NULL, counts};
+	loop_run run = {d->ctx->isa, e, c, counts ? p : NULL, counts, d->timing};
 	pool_run(counts ? NULL : p, loop_item, &run, c->u.loop.count);
 }
 
@@ -195,18 +205,19 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 	e->base[e->nports + BASE_SCRATCH] = dev->scratch;
 	e->base[e->nports + BASE_CONST] = e->constants;
 	for (int i = first; i < end; i++) {
-		const soft_call *c = &e->call[i];
-		if (c->kind == CALL_LOOP) {
-			run_loop(p, d->ctx->isa, e, c, counts);
-			continue;
-		}
+		soft_call *c = &e->call[i];
+		double began = d->timing ? seconds_now() : 0;
 		void *at[EW_MAX_OPERANDS + 1];
-		for (int r = 0; r < c->nrefs; r++)
+		for (int r = 0; c->kind != CALL_LOOP && r < c->nrefs; r++)
 			at[r] = address(e, &c->ref[r]);
-		if (counts)
+		if (c->kind == CALL_LOOP)
+			run_loop(p, d, e, c, counts);
+		else if (counts)
 			run_counted(p, d->ctx->isa, c, at, counts);
 		else
 			run_call(p, d->ctx->isa, c, at, NULL);
+		if (d->timing)
+			add_time(c, began);
 	}
 }
 

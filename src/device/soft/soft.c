@@ -127,5 +127,8 @@ const device_ops soft_device_ops = {
     .update_from_f32 = soft_update,
     .submit = soft_submit,
     .wait = soft_wait,
+    .kernels = soft_kernels,
+    .kernel = soft_kernel,
+    .reset_times = soft_reset_times,
     .counts = true,
 };

@@ -175,10 +175,12 @@ typedef enum call_kind {
 
 typedef struct soft_call {
 	call_kind kind;
-	int op;        /* MIL operation of its last node */
-	int nodes;     /* how many nodes it does */
-	int64_t flops; /* contractions: 2*M*N*K */
-	int64_t bytes; /* read and written at least once */
+	int op;                    /* MIL operation of its last node */
+	int nodes;                 /* how many nodes it does */
+	int64_t flops;             /* contractions: 2*M*N*K */
+	int64_t bytes;             /* read and written at least once */
+	int64_t nanoseconds, runs; /* timed; of calls in a loop those of all threads together */
+	const char *text;          /* for profiles; NULL: not asked for yet */
 	int nrefs;
 	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, bias if any, scratch */
 	int *storage;  /* of each ref */
@@ -298,5 +300,8 @@ an_status soft_wait(an_call *c);
 an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want);
 /* dump.c */
 an_status soft_dump(const an_executable *e, str *out);
+int soft_kernels(const an_executable *e);
+an_status soft_kernel(an_executable *e, int i, an_kernel *out);
+void soft_reset_times(an_executable *e);
 
 #endif
