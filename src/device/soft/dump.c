@@ -115,7 +115,7 @@ static soft_call *call_at(const soft_exe *e, int i, bool *inner, int *n)
 int soft_kernels(const an_executable *x)
 {
 	bool inner;
-	int n;
+	int n = 0;
 	call_at(x->impl, INT_MAX, &inner, &n);
 	return n;
 }
