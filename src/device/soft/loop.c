@@ -146,21 +146,43 @@ static bool is_whole(const soft_call *c, int r)
 	return x.whole;
 }
 
+/* What an operand does to its storage in an iteration. */
+typedef struct touch {
+	int64_t step;
+	bool written, confined; /* confined: all of it lies within the iteration's part */
+} touch;
+
+/* false: no iteration can have it. */
+static bool touched(const soft_call *c, int r, int axis, touch *t)
+{
+	int64_t bytes;
+	if (!footprint(c, r, axis, &t->step, &bytes, &t->written) || (t->written && t->step == 0))
+		return false;
+	t->confined = t->step > 0 && c->ref[r].offset + bytes <= t->step;
+	return true;
+}
+
+/* Two operands of one storage may meet if none is written, or both stay in their iteration's part. */
+static bool may_meet(touch a, touch b)
+{
+	return (!a.written && !b.written) || (a.confined && b.confined && a.step == b.step);
+}
+
 /* Whether call c can be an iteration's along `axis`, beside those that are in the loop already. */
 static bool agrees(looper *l, const soft_call *c, int axis)
 {
 	for (int r = 0; r < c->nrefs; r++) {
-		int64_t step, bytes;
-		bool written;
+		touch t, other;
 		const int i = c->storage[r];
 		if (is_whole(c, r))
 			continue;
-		if (!footprint(c, r, axis, &step, &bytes, &written) || (written && step == 0))
+		if (!touched(c, r, axis, &t))
 			return false;
-		const bool confined = step > 0 && c->ref[r].offset + bytes <= step;
-		if (l->seen[i] != l->round)
-			continue;
-		if ((written || l->written[i]) && !(confined && l->confined[i] && step == l->step[i]))
+		for (int q = 0; q < r; q++)
+			if (c->storage[q] == i && touched(c, q, axis, &other) && !may_meet(t, other))
+				return false;
+		if (l->seen[i] == l->round &&
+		    !may_meet(t, (touch){l->step[i], l->written[i], l->confined[i]}))
 			return false;
 	}
 	return true;
@@ -169,20 +191,18 @@ static bool agrees(looper *l, const soft_call *c, int axis)
 static void note(looper *l, const soft_call *c, int axis)
 {
 	for (int r = 0; r < c->nrefs; r++) {
-		int64_t step, bytes;
-		bool written;
+		touch t;
 		const int i = c->storage[r];
-		if (is_whole(c, r) || !footprint(c, r, axis, &step, &bytes, &written))
+		if (is_whole(c, r) || !touched(c, r, axis, &t))
 			continue;
-		const bool confined = step > 0 && c->ref[r].offset + bytes <= step;
 		if (l->seen[i] != l->round) {
 			l->seen[i] = l->round;
-			l->step[i] = step;
+			l->step[i] = t.step;
 			l->written[i] = false;
 			l->confined[i] = true;
 		}
-		l->written[i] |= written;
-		l->confined[i] &= confined && step == l->step[i];
+		l->written[i] |= t.written;
+		l->confined[i] &= t.confined && t.step == l->step[i];
 	}
 }
 
@@ -192,16 +212,12 @@ static int join(looper *l, const soft_call *c)
 	const int64_t *dim = NULL;
 	const int n = axes_of(c, &dim);
 	for (int d = 0; d < n; d++)
-		if (dim[d] == l->count && !is_bound(c, d) && agrees(l, c, d)) {
-			/* two operands of one call may be the same storage */
-			l->round++;
-			note(l, c, d);
-			bool alone = agrees(l, c, d);
-			l->round--;
-			return alone ? d : -1;
-		}
+		if (dim[d] == l->count && !is_bound(c, d) && agrees(l, c, d))
+			return d;
 	return -1;
 }
+
+static int64_t aligned(int64_t n) { return (n + 63) / 64 * 64; }
 
 /* ---- Making a loop --------------------------------------------------------------------- */
 
@@ -265,7 +281,7 @@ static void confine(looper *l, int first, int end)
 			l->seen[e->call[i].storage[r]] = 0;
 	for (int i = 0; i < (int)l->s->nstorages; i++)
 		if (l->seen[i] == l->round && l->count > threads) {
-			l->step[i] = (l->step[i] + 63) / 64 * 64;
+			l->step[i] = aligned(l->step[i]);
 			l->s->storages[i].bytes = l->step[i] * threads;
 		} else {
 			l->seen[i] = 0;
@@ -300,10 +316,11 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 			loop.ref[at] = c->ref[r];
 			loop.storage[at] = c->storage[r];
 			if (is_whole(c, r)) {
-				k_gemm_args g = c->u.gemm.args;
+				soft_call narrower = *c;
+				narrow(&narrower, axis[i]); /* may want more than all batches at once */
 				soft_storage *st = &l->s->storages[c->storage[r]];
 				const int64_t one =
-				    ((int64_t)k_gemm_scratch(c->u.gemm.row, &g, 1) + 63) / 64 * 64;
+				    aligned((int64_t)k_gemm_scratch(c->u.gemm.row, &narrower.u.gemm.args, 1));
 				st->bytes = one * threads;
 				loop.u.loop.step[at] = one;
 				loop.u.loop.by_worker[at] = true;
@@ -343,7 +360,7 @@ static an_status loop_around(looper *l, int seed, int *axis, int *next)
 	    !balanced(dim[0], l->s->ctx->threads) || c->flops / dim[0] < l->s->dev->loop_flops)
 		return AN_OK;
 	l->count = dim[0];
-	l->round += 2;
+	l->round++;
 	if ((axis[seed] = join(l, c)) < 0)
 		return AN_OK;
 	note(l, c, axis[seed]);
