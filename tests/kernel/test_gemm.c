@@ -469,7 +469,7 @@ static void test_packed(void **state)
 	pool *const *pools = check_pools();
 	for (int i = 0; i < gemm_table_size; i++) {
 		const k_gemm_row *r = &gemm_table[i];
-		if ((r->isa & machine) != r->isa)
+		if ((r->isa & machine) != r->isa || r->integer)
 			continue;
 		const int64_t whole = r->kc > 1 << 20 ? 300 : r->kc;
 		const int64_t shape[][4] = {
@@ -556,7 +556,7 @@ static void test_triangles(void **state)
 	pool *const *pools = check_pools();
 	for (int i = 0; i < gemm_table_size; i++) {
 		const k_gemm_row *r = &gemm_table[i];
-		if ((r->isa & machine) != r->isa)
+		if ((r->isa & machine) != r->isa || r->integer)
 			continue;
 		const int whole = r->kc > 1 << 20 || r->vector ? 150 : r->kc;
 		for (int c = 0; c < 27 * 2; c++) {
