@@ -18,12 +18,13 @@ const struct k_gemm_row gemm_table[] = {
 #ifdef __x86_64__
 	{.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx512},
 #define AMX (ISA_AVX512 | ISA_AVX512_BF16 | ISA_AMX_BF16)
-	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, .mr = 32, .nr = 32, .kr = 32, .element = 2,
-	 .mc = 128, .kc = 512, .nc = 512, .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx,
-	 .begin = gemm_amx_begin, .end = gemm_amx_end},
-	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
-	 .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
-	 .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
+#define AMX_BLOCKS .mr = 32, .nr = 32, .kr = 32, .mc = 512, .kc = 256, .nc = 512, .begin = gemm_amx_begin, .end = gemm_amx_end
+	{.name = "amx_f16_32x32", .isa = AMX | ISA_AMX_FP16, .precision = EXACT | FAST, .f16_only = true, AMX_BLOCKS,
+	 .element = 2, .pack_a = pack_amx_f16_a, .pack_b = pack_amx_f16_b, .kernel = gemm_amx_f16},
+	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, AMX_BLOCKS, .element = 2,
+	 .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx},
+	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, AMX_BLOCKS, .element = 4, .trailer = 64,
+	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split},
 	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},

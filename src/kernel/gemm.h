@@ -110,7 +110,8 @@ gemm_kernel_fn gemm_fixed_neon;
 gemm_vector_fn gemm_fixed_vector_neon;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
-gemm_kernel_fn gemm_amx, gemm_amx_split;
+gemm_pack_fn pack_amx_f16_a, pack_amx_f16_b;
+gemm_kernel_fn gemm_amx, gemm_amx_split, gemm_amx_f16;
 void gemm_amx_begin(void), gemm_amx_end(void);
 
 #endif

@@ -783,6 +783,9 @@ static void test_selection(void **state)
 	    {avx512 | ISA_AVX512_FP16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 64, K_F16, K_FAST, "amx_bf16_32x32"},
 	    {amx, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
+	    {amx | ISA_AMX_FP16, 64, 64, K_F16, K_FAST, "amx_f16_32x32"},
+	    {amx | ISA_AMX_FP16, 64, 64, K_F16, K_EXACT, "amx_f16_32x32"},
+	    {amx | ISA_AMX_FP16, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
 	    {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
 	    {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
@@ -820,7 +823,7 @@ static int begin(void **state)
 	if (machine & ISA_AVX512_BF16)
 		machine |= ISA_BF16_FAST; /* a preference only */
 	if (provider == AMX_EMULATED && machine & ISA_AVX512_BF16)
-		machine |= ISA_AMX_BF16;
+		machine |= ISA_AMX_BF16 | ISA_AMX_FP16;
 	print_message("tile instructions: %s\n", provider == AMX_SILICON ? "this processor's"
 						 : machine & ISA_AMX_BF16
 						     ? "emulated"
