@@ -240,14 +240,14 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	}
 	q->direct = (g->c.type == K_F32 || g->c.type == K_I32) && g->c.cs == 1;
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	/* One large product shares its packed B.  Of many, each thread takes some; so it does with those too
+	 * small to be worth two rounds.  Blocks that pack B for themselves have more rows to use it. */
+	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
 	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
 	const int64_t rows = MAX(L2_LIMIT / row_bytes, MIN_ROWS) / r->mr * r->mr;
-	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(r->mc, MAX(rows, r->mr)));
+	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(few ? r->mc : 4 * r->mc, MAX(rows, r->mr)));
 	int64_t nmax = MIN(round_up(g->n, r->nr), r->nc);
 	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
-	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
-	 * those too small to be worth two rounds. */
-	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
 	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
 	q->chunk = g->n;
 	if (q->pack_b == SHARED) {
