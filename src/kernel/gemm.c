@@ -23,13 +23,13 @@ const struct k_gemm_row gemm_table[] = {
 	 .element = 2, .pack_a = pack_amx_f16_a, .pack_b = pack_amx_f16_b, .kernel = gemm_amx_f16},
 	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, AMX_BLOCKS, .element = 2,
 	 .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx},
-	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, AMX_BLOCKS, .element = 4, .trailer = 64,
+	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, AMX_BLOCKS, .element = 4, .head = 64,
 	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split},
 	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
 	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
-	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .trailer = 256, .mc = 240, .kc = 256, .nc = 512,
+	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .head = 256, .mc = 240, .kc = 192, .nc = 512,
 	 .pack_a = pack_f16_avx512_a, .pack_b = pack_f16_avx512_b, .kernel = gemm_f16_avx512},
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
 	 .mc = 240, .kc = 256, .nc = 512,
@@ -193,7 +193,7 @@ static int step_of(const k_gemm_row *r, k_operand x)
 
 static size_t panel_bytes(const k_gemm_row *r, k_operand x, int64_t k)
 {
-	return (size_t)(step_of(r, x) * k + r->trailer);
+	return (size_t)(step_of(r, x) * k + r->head + r->trailer);
 }
 
 /* Panels of one block of K that hold `count` vectors; and those of all blocks of K. */
@@ -529,7 +529,7 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 	const k_gemm_row *r = q->row;
 	int64_t begin = first, end = first + *to;
 	*from = 0;
-	if (r->precision & FIXED)
+	if (r->precision & FIXED || r->trailer)
 		return;
 	if (g->triangle_a == K_LOWER)
 		end = MIN(end, i + m);
@@ -544,7 +544,7 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 		return;
 	}
 	*to = (int)round_up(end - first, r->kr);
-	if (!r->trailer)
+	if (!r->head)
 		*from = (int)((begin - first) / r->kr * r->kr);
 }
 

@@ -18,9 +18,9 @@
 #include "kernel/gemm.h"
 
 #ifdef __AVX512FP16__
-#include "kernel/gemm_pack_avx512.h"
+#include "kernel/gemm_tile_avx512.h"
 
-enum { MR = 12, NR = 64, CHUNK = 32, TOP = 4, HEAD = NR * 4 };
+enum { MR = TILE_ROWS, NR = 64, CHUNK = 32, TOP = 4, HEAD = NR * 4 };
 
 /* A panel starts with the fp32 factors that undo the scaling of its vectors, HEAD bytes.  B follows as
  * [k][NR] fp16, A as [k][MR] words that hold an element twice: a word is broadcast by a load alone, half of
@@ -265,21 +265,6 @@ INLINE void tile(const int rows, const int vectors, int k, const char *pa, const
 UNCHECKED void gemm_f16_avx512(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n,
 			       bool add)
 {
-	/* panels are padded with zeros, so a few sizes serve all edges */
-	if (n > 32) {
-		if (m > 8)
-			tile(12, 2, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 2, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 2, k, pa, pb, c, ldc, m, n, add);
-	} else {
-		if (m > 8)
-			tile(12, 1, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 1, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 1, k, pa, pb, c, ldc, m, n, add);
-	}
+	TILE_SIZED(tile, m, n > 32, k, pa, pb, c, ldc, m, n, add);
 }
 #endif
