@@ -8,20 +8,20 @@ enum { TILE_ROWS = 12 };
 
 /* Calls tile(rows, vectors, ...) with the smallest sizes that hold m rows and, with `wide`, two vectors of
  * columns: panels are padded with zeros, so a few serve all edges. */
-#define TILE_SIZED(tile, m, wide, ...)                   \
-	do {                                             \
-		if ((wide) && (m) > 8)                   \
-			tile(12, 2, __VA_ARGS__);        \
-		else if ((wide) && (m) > 4)              \
-			tile(8, 2, __VA_ARGS__);         \
-		else if (wide)                           \
-			tile(4, 2, __VA_ARGS__);         \
-		else if ((m) > 8)                        \
-			tile(12, 1, __VA_ARGS__);        \
-		else if ((m) > 4)                        \
-			tile(8, 1, __VA_ARGS__);         \
-		else                                     \
-			tile(4, 1, __VA_ARGS__);         \
+#define TILE_SIZED(tile, m, wide, ...)            \
+	do {                                      \
+		if ((wide) && (m) > 8)            \
+			tile(12, 2, __VA_ARGS__); \
+		else if ((wide) && (m) > 4)       \
+			tile(8, 2, __VA_ARGS__);  \
+		else if (wide)                    \
+			tile(4, 2, __VA_ARGS__);  \
+		else if ((m) > 8)                 \
+			tile(12, 1, __VA_ARGS__); \
+		else if ((m) > 4)                 \
+			tile(8, 1, __VA_ARGS__);  \
+		else                              \
+			tile(4, 1, __VA_ARGS__);  \
 	} while (0)
 
 /* t + x b, for one word of A and 16 words of B: a multiply-add of fp32, or a dot product of pairs. */
@@ -65,24 +65,24 @@ INLINE void tile_words(const int rows, const int vectors, tile_step *const step,
 	}
 }
 
-/* Two packing functions from one that takes the type as a constant: INLINE body(panel, src, type, sv, se, count, k,
- * width). */
-#define PACKERS(name, body, width_a, width_b)                                                              \
-	UNCHECKED void name##_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se,         \
-				int count, int k)                                                          \
-	{                                                                                                  \
-		if (type == K_F16)                                                                         \
-			body(panel, src, K_F16, sv, se, count, k, width_a);                                \
-		else                                                                                       \
-			body(panel, src, K_F32, sv, se, count, k, width_a);                                \
-	}                                                                                                  \
-	UNCHECKED void name##_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se,         \
-				int count, int k)                                                          \
-	{                                                                                                  \
-		if (type == K_F16)                                                                         \
-			body(panel, src, K_F16, sv, se, count, k, width_b);                                \
-		else                                                                                       \
-			body(panel, src, K_F32, sv, se, count, k, width_b);                                \
+/* Two packing functions from one that takes the type as a constant: INLINE body(panel, src, type, sv, se,
+ * count, k, width). */
+#define PACKERS(name, body, width_a, width_b)                                                      \
+	UNCHECKED void name##_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, \
+				int count, int k)                                                  \
+	{                                                                                          \
+		if (type == K_F16)                                                                 \
+			body(panel, src, K_F16, sv, se, count, k, width_a);                        \
+		else                                                                               \
+			body(panel, src, K_F32, sv, se, count, k, width_a);                        \
+	}                                                                                          \
+	UNCHECKED void name##_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, \
+				int count, int k)                                                  \
+	{                                                                                          \
+		if (type == K_F16)                                                                 \
+			body(panel, src, K_F16, sv, se, count, k, width_b);                        \
+		else                                                                               \
+			body(panel, src, K_F32, sv, se, count, k, width_b);                        \
 	}
 
 #endif
