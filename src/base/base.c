@@ -61,7 +61,7 @@ an_status an_ctx_open(const an_ctx_options *opt, an_ctx **out)
 	uint32_t offered = isa_detect(), isa = offered;
 	if (opt->isa && !isa_parse(opt->isa, &isa))
 		return AN_USAGE;
-	if (isa & ~offered)
+	if (isa & ~(offered | isa_on_request(offered)))
 		return AN_UNSUPPORTED;
 	an_allocator alloc = {default_resize, NULL};
 	if (opt->allocator)

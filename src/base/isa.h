@@ -37,6 +37,13 @@ enum {
 /* What this CPU offers and the system lets us use (for AMX: asks Linux for permission).
  * 0 means portable C only. */
 uint32_t isa_detect(void);
+/* Of what is not detected, what a user may ask for nevertheless: a preference costs nothing but time; and
+ * processors exist that have tiles of fp16 and do not say so.  One that has none ends with an illegal
+ * instruction. */
+static inline uint32_t isa_on_request(uint32_t detected)
+{
+	return ISA_BF16_FAST | (detected & ISA_AMX_BF16 ? ISA_AMX_FP16 : 0);
+}
 /* "avx2,avx512" -> mask; "portable" -> 0.  false: an unknown word. */
 bool isa_parse(const char *text, uint32_t *mask);
 /* Writes "avx2,avx512" or "portable". */

@@ -18,17 +18,18 @@ const struct k_gemm_row gemm_table[] = {
 #ifdef __x86_64__
 	{.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx512},
 #define AMX (ISA_AVX512 | ISA_AVX512_BF16 | ISA_AMX_BF16)
-	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, .mr = 32, .nr = 32, .kr = 32, .element = 2,
-	 .mc = 128, .kc = 512, .nc = 512, .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx,
-	 .begin = gemm_amx_begin, .end = gemm_amx_end},
-	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
-	 .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
-	 .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
+#define AMX_BLOCKS .mr = 32, .nr = 32, .kr = 32, .mc = 512, .kc = 256, .nc = 512, .begin = gemm_amx_begin, .end = gemm_amx_end
+	{.name = "amx_f16_32x32", .isa = AMX | ISA_AMX_FP16, .precision = EXACT | FAST, .f16_only = true, AMX_BLOCKS,
+	 .element = 2, .pack_a = pack_amx_f16_a, .pack_b = pack_amx_f16_b, .kernel = gemm_amx_f16},
+	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, AMX_BLOCKS, .element = 2,
+	 .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx},
+	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, AMX_BLOCKS, .element = 4, .head = 64,
+	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split},
 	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
 	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
-	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .trailer = 256, .mc = 240, .kc = 256, .nc = 512,
+	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .head = 256, .mc = 240, .kc = 192, .nc = 512,
 	 .pack_a = pack_f16_avx512_a, .pack_b = pack_f16_avx512_b, .kernel = gemm_f16_avx512},
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
 	 .mc = 240, .kc = 256, .nc = 512,
@@ -192,7 +193,7 @@ static int step_of(const k_gemm_row *r, k_operand x)
 
 static size_t panel_bytes(const k_gemm_row *r, k_operand x, int64_t k)
 {
-	return (size_t)(step_of(r, x) * k + r->trailer);
+	return (size_t)(step_of(r, x) * k + r->head + r->trailer);
 }
 
 /* Panels of one block of K that hold `count` vectors; and those of all blocks of K. */
@@ -239,14 +240,14 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	}
 	q->direct = (g->c.type == K_F32 || g->c.type == K_I32) && g->c.cs == 1;
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	/* One large product shares its packed B.  Of many, each thread takes some; so it does with those too
+	 * small to be worth two rounds.  Blocks that pack B for themselves have more rows to use it. */
+	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
 	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
 	const int64_t rows = MAX(L2_LIMIT / row_bytes, MIN_ROWS) / r->mr * r->mr;
-	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(r->mc, MAX(rows, r->mr)));
+	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(few ? r->mc : 4 * r->mc, MAX(rows, r->mr)));
 	int64_t nmax = MIN(round_up(g->n, r->nr), r->nc);
 	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
-	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
-	 * those too small to be worth two rounds. */
-	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
 	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
 	q->chunk = g->n;
 	if (q->pack_b == SHARED) {
@@ -528,7 +529,7 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 	const k_gemm_row *r = q->row;
 	int64_t begin = first, end = first + *to;
 	*from = 0;
-	if (r->precision & FIXED)
+	if (r->precision & FIXED || r->trailer)
 		return;
 	if (g->triangle_a == K_LOWER)
 		end = MIN(end, i + m);
@@ -543,7 +544,7 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 		return;
 	}
 	*to = (int)round_up(end - first, r->kr);
-	if (!r->trailer)
+	if (!r->head)
 		*from = (int)((begin - first) / r->kr * r->kr);
 }
 

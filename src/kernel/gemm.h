@@ -38,7 +38,9 @@ struct k_gemm_row {
 	int mr, nr, kr;     /* tile; K is padded to a multiple of kr */
 	int element;        /* bytes per element of a panel */
 	int element_a;      /* of A's if they differ, else 0 */
-	int trailer; /* bytes of a panel beside its elements: before them, but after those of K_FIXED */
+	/* Bytes of a panel before its elements, and after them.  Kernels may get a part of a panel's k: rows
+	 * with a head one that starts where the panel does, rows with a trailer all of it. */
+	int head, trailer;
 	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
 	 * mc x kc of A in the second. */
 	int mc, kc, nc;
@@ -110,7 +112,8 @@ gemm_kernel_fn gemm_fixed_neon;
 gemm_vector_fn gemm_fixed_vector_neon;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
-gemm_kernel_fn gemm_amx, gemm_amx_split;
+gemm_pack_fn pack_amx_f16_a, pack_amx_f16_b;
+gemm_kernel_fn gemm_amx, gemm_amx_split, gemm_amx_f16;
 void gemm_amx_begin(void), gemm_amx_end(void);
 
 #endif

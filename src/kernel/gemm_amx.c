@@ -1,15 +1,28 @@
-/* GEMM on AMX tiles: bf16 pairs, fp32 accumulation.
+/* GEMM on AMX tiles: pairs of bf16 or fp16, fp32 accumulation.
  *
  * A panel is a sequence of 1 KB tiles, so that every tile load reads 16 whole cache lines:
  *   A: [k / 32][2 halves of 32 rows]   [16 rows]  [32 elements]
  *   B: [k / 32][2 halves of 32 columns][16 pairs] [16 columns][2 elements]
- * In the exact rows each tile is followed by one with the low halves of the same elements.
+ * In the split rows each tile is followed by one with the low halves of the same elements.
  *
- * Exact products of fp16: x = hi + lo with hi, lo in bf16 (narrow_pair); the four products of
- * halves have 16 significant bits, so each is exact in fp32, none overflows (|x| <= 65536)
+ * Where the time goes, by design; this was not timed here, figures are of a Xeon 6 (per core and cycle): a
+ * product of tiles takes 16 cycles, a load of one from the first-level cache 8, the second level gives some
+ * 50 bytes, the third 8.  With 2 x 2 tiles of C a step of 32 along k has 4 products, 64 cycles, and 4 loads,
+ * 32 of them.  Over 256 of k, a panel of B (16 KB) stays in the first-level cache, and one of A (16 KB) comes
+ * from the second at 32 bytes a cycle, which is most of what it gives: lines are asked for two steps ahead,
+ * 32 requests a step, on ports that loads leave free for half of the time.  A panel of B comes from the third
+ * level while the one before is multiplied with up to 512 rows (gemm.c), 8192 cycles for 16 KB, 2 bytes a
+ * cycle.  Sums go through memory once in 256 of k: 8 KB in 512 cycles, in a block of 32 columns that the
+ * second level holds, or in C.
+ *
+ * Exact products of fp16 where there are no tiles of fp16: x = hi + lo with hi, lo in bf16 (narrow_pair); the
+ * four products of halves have 16 significant bits, so each is exact in fp32, none overflows (|x| <= 65536)
  * and none is subnormal (multiples of 2^-48), which the instruction would flush.  An infinity has
  * hi = inf, lo = 0, and inf * lo of a partner without low part would be NaN: panels that
  * contain anything not finite say so in a line before their tiles and are multiplied by vector code.
+ *
+ * Tiles of fp16 take subnormals as they are, and their products are exact in fp32.  Compilers that build this
+ * do not know the instruction, so it is written as bytes.
  *
  * gcc 12 believes that _tile_loadconfig reads 8 bytes only; the barrier keeps the other stores. */
 #include "kernel/gemm.h"
@@ -98,6 +111,58 @@ UNCHECKED void pack_amx_split_b(void *panel, const void *src, k_type type, int64
 	pack_tiles(panel, src, K_F16, sv, se, count, k, BY_WORD, true);
 }
 
+/* Tiles of fp16 in the form `want`. */
+INLINE void pack_f16_tiles(char *panel, const half *src, int64_t sv, int64_t se, int count, int k,
+			   square_form want)
+{
+	for (int e = 0; e < k; e += 32)
+		for (int v = 0; v < WIDTH; v += 16) {
+			__m512i r[16];
+			const int n = count - v;
+			square_form form = BY_VECTOR;
+			if (sv == 1 && se != 1) {
+				const __mmask16 have = low_mask(n);
+				form = BY_WORD;
+				UNROLL
+				for (int w = 0; w < 16; w++) {
+					const half *at = src + v + (e + 2 * w) * se;
+					__m256i x0 = _mm256_setzero_si256(), x1 = x0;
+					if (e + 2 * w < k)
+						x0 = _mm256_maskz_loadu_epi16(have, at);
+					if (e + 2 * w + 1 < k)
+						x1 = _mm256_maskz_loadu_epi16(have, at + se);
+					r[w] =
+					    _mm512_or_si512(_mm512_cvtepu16_epi32(x0),
+							    _mm512_slli_epi32(_mm512_cvtepu16_epi32(x1), 16));
+				}
+			} else {
+				UNROLL
+				for (int i = 0; i < 16; i++)
+					r[i] = i < n ? load_along(src, (v + i) * sv + e * se, se, k - e)
+						     : _mm512_setzero_si512();
+			}
+			if (form != want)
+				turn16(r);
+			UNROLL
+			for (int i = 0; i < 16; i++)
+				_mm512_store_si512((void *)(panel + 64 * i), r[i]);
+			panel += TILE;
+		}
+}
+
+UNCHECKED void pack_amx_f16_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+			      int k)
+{
+	(void)type; /* K_F16: the row's f16_only */
+	pack_f16_tiles(panel, src, sv, se, count, k, BY_VECTOR);
+}
+UNCHECKED void pack_amx_f16_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
+			      int k)
+{
+	(void)type;
+	pack_f16_tiles(panel, src, sv, se, count, k, BY_WORD);
+}
+
 /* ---- Kernels ---------------------------------------------------------------------- */
 
 /* Tiles 0..3 hold C as [half of rows][half of columns], 4 and 5 A's halves, 6 and 7 B's.  Tile
@@ -106,30 +171,57 @@ UNCHECKED void pack_amx_split_b(void *panel, const void *src, k_type type, int64
 #define C_STORE(t, i, j) _tile_stored(t, c + (i)*16 * ldc + (j)*16, (size_t)ldc * 4)
 #define LOAD(t, p)       _tile_loadd(t, p, 64)
 
-/* C += A B with B's tiles loaded on the way, and A's too if `fresh_a`: loads spread between products
- * hide behind them.  `two_i`, `two_j`: whether the second halves are in use; `step`: from one half of a
- * panel to the other. */
-INLINE void multiply(const char *a, const char *b, int step, bool fresh_a, bool two_i, bool two_j)
+/* TDPFP16PS c, a, b: VEX.128.F2.0F38.W0 5C /r, b in vvvv. */
+#define DOT_F16(c, a, b)                                    \
+	__asm__ volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" \
+			 :                                  \
+			 : "i"((~(b)&15) << 3 | 3), "i"(0xc0 | (c) << 3 | (a)))
+
+typedef enum form { BF16, SPLIT, F16 } form;
+
+#define DOT(c, a, b)                             \
+	do {                                     \
+		if (f == F16)                    \
+			DOT_F16(c, a, b);        \
+		else                             \
+			_tile_dpbf16ps(c, a, b); \
+	} while (0)
+
+/* C += A B, with tiles of A and B loaded on the way unless they are there already: loads spread between
+ * products hide behind them.  `two_i`, `two_j`: whether the second halves are in use; `step`: from one half
+ * of a panel to the other. */
+INLINE void multiply(const char *a, const char *b, int step, bool fresh_a, bool fresh_b, bool two_i,
+		     bool two_j, form f)
 {
 	if (fresh_a)
 		LOAD(4, a);
-	LOAD(6, b);
-	_tile_dpbf16ps(0, 4, 6);
+	if (fresh_b)
+		LOAD(6, b);
+	DOT(0, 4, 6);
 	if (two_j) {
-		LOAD(7, b + step);
-		_tile_dpbf16ps(1, 4, 7);
+		if (fresh_b)
+			LOAD(7, b + step);
+		DOT(1, 4, 7);
 	}
 	if (!two_i)
 		return;
 	if (fresh_a)
 		LOAD(5, a + step);
-	_tile_dpbf16ps(2, 5, 6);
+	DOT(2, 5, 6);
 	if (two_j)
-		_tile_dpbf16ps(3, 5, 7);
+		DOT(3, 5, 7);
+}
+
+/* Lines of A that come two steps later; panels of A follow each other. */
+INLINE void ask_for(const char *a, int bytes)
+{
+	UNROLL
+	for (int i = 0; i < bytes; i += 64)
+		_mm_prefetch(a + 2 * bytes + i, _MM_HINT_T0);
 }
 
 INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bool add, bool two_i,
-		  bool two_j, bool split)
+		  bool two_j, form f)
 {
 	if (add) {
 		C_LOAD(0, 0, 0);
@@ -141,18 +233,23 @@ INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bo
 			C_LOAD(3, 1, 1);
 	} else {
 		_tile_zero(0);
-		_tile_zero(1);
-		_tile_zero(2);
-		_tile_zero(3);
+		if (two_j)
+			_tile_zero(1);
+		if (two_i)
+			_tile_zero(2);
+		if (two_i && two_j)
+			_tile_zero(3);
 	}
-	const int step = split ? 2 * TILE : TILE; /* from one half to the other */
+	const int step = f == SPLIT ? 2 * TILE : TILE; /* from one half to the other */
 	for (int e = 0; e < k; e += 32, a += 2 * step, b += 2 * step) {
-		multiply(a, b, step, true, two_i, two_j); /* hi hi */
-		if (!split)
+		ask_for(a, 2 * TILE);
+		multiply(a, b, step, true, true, two_i, two_j, f); /* hi hi */
+		if (f != SPLIT)
 			continue;
-		multiply(a, b + TILE, step, false, two_i, two_j);       /* hi lo */
-		multiply(a + TILE, b + TILE, step, true, two_i, two_j); /* lo lo */
-		multiply(a, b, step, false, two_i, two_j); /* lo hi: A's low halves are still loaded */
+		ask_for(a + 2 * TILE, 2 * TILE);
+		multiply(a, b + TILE, step, false, true, two_i, two_j, f);        /* hi lo */
+		multiply(a + TILE, b + TILE, step, true, false, two_i, two_j, f); /* lo lo */
+		multiply(a, b, step, false, true, two_i, two_j, f);               /* lo hi */
 	}
 	C_STORE(0, 0, 0);
 	if (two_j)
@@ -164,28 +261,28 @@ INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bo
 }
 
 INLINE void tiles_sized(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add,
-			bool split)
+			form f)
 {
 	if (m > 16 && n > 16)
-		tiles(k, a, b, c, ldc, add, true, true, split);
+		tiles(k, a, b, c, ldc, add, true, true, f);
 	else if (m > 16)
-		tiles(k, a, b, c, ldc, add, true, false, split);
+		tiles(k, a, b, c, ldc, add, true, false, f);
 	else if (n > 16)
-		tiles(k, a, b, c, ldc, add, false, true, split);
+		tiles(k, a, b, c, ldc, add, false, true, f);
 	else
-		tiles(k, a, b, c, ldc, add, false, false, split);
+		tiles(k, a, b, c, ldc, add, false, false, f);
 }
 
 /* Tiles are whole: an edge goes through a block on the stack. */
 INLINE void any_size(int k, const char *a, const char *b, float *c, int64_t ldc, int m, int n, bool add,
-		     bool split)
+		     form f)
 {
 	if (m % 16 == 0 && n % 16 == 0) {
-		tiles_sized(k, a, b, c, ldc, m, n, add, split);
+		tiles_sized(k, a, b, c, ldc, m, n, add, f);
 		return;
 	}
 	_Alignas(64) float block[WIDTH * WIDTH];
-	tiles_sized(k, a, b, block, WIDTH, m, n, false, split);
+	tiles_sized(k, a, b, block, WIDTH, m, n, false, f);
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < n; j += 16) {
 			__mmask16 mask = low_mask(n - j);
@@ -198,7 +295,12 @@ INLINE void any_size(int k, const char *a, const char *b, float *c, int64_t ldc,
 
 UNCHECKED void gemm_amx(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add)
 {
-	any_size(k, a, b, c, ldc, m, n, add, false);
+	any_size(k, a, b, c, ldc, m, n, add, BF16);
+}
+UNCHECKED void gemm_amx_f16(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
+			    bool add)
+{
+	any_size(k, a, b, c, ldc, m, n, add, F16);
 }
 
 /* The same product from the same panels in vector code: with x = hi + lo back in one piece, infinities
@@ -238,6 +340,6 @@ UNCHECKED void gemm_amx_split(int k, const void *a, const void *b, float *c, int
 	if (*(const int32_t *)a | *(const int32_t *)b)
 		multiply_special(k, pa, pb, c, ldc, m, n, add);
 	else
-		any_size(k, pa, pb, c, ldc, m, n, add, true);
+		any_size(k, pa, pb, c, ldc, m, n, add, SPLIT);
 }
 #endif

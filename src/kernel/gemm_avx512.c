@@ -2,85 +2,19 @@
 #include "kernel/gemm.h"
 
 #ifdef __AVX512F__
-#include "kernel/gemm_pack_avx512.h"
+#include "kernel/gemm_tile_avx512.h"
 
-enum { MR = 12, NR = 32 };
+PACKERS(pack_f32_avx512, pack_f32_type, 12, 32)
 
-UNCHECKED void pack_f32_avx512_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
-				 int k)
+INLINE __m512 multiply_add(__m512 t, __m512i x, __m512i b)
 {
-	if (type == K_F16)
-		pack_f32_type(panel, src, K_F16, sv, se, count, k, MR);
-	else
-		pack_f32_type(panel, src, K_F32, sv, se, count, k, MR);
+	return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(b), t);
 }
 
-UNCHECKED void pack_f32_avx512_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
-				 int k)
-{
-	if (type == K_F16)
-		pack_f32_type(panel, src, K_F16, sv, se, count, k, NR);
-	else
-		pack_f32_type(panel, src, K_F32, sv, se, count, k, NR);
-}
-
-/* rows x (16 * vectors) accumulators stay in registers: with 12 x 2 there is room for two vectors
- * of B and a broadcast of A. */
-INLINE void tile(const int rows, const int vectors, int k, const float *a, const float *b, float *c,
-		 int64_t ldc, int m, int n, bool add)
-{
-	__m512 t[MR][2];
-	UNROLL
-	for (int i = 0; i < rows; i++)
-		t[i][0] = t[i][1] = _mm512_setzero_ps();
-	for (int p = 0; p < k; p++, a += MR, b += NR) {
-		__m512 bv[2];
-		UNROLL
-		for (int v = 0; v < vectors; v++)
-			bv[v] = _mm512_loadu_ps(b + 16 * v);
-		UNROLL
-		for (int i = 0; i < rows; i++) {
-			__m512 x = _mm512_set1_ps(a[i]);
-			UNROLL
-			for (int v = 0; v < vectors; v++)
-				t[i][v] = _mm512_fmadd_ps(x, bv[v], t[i][v]);
-		}
-	}
-	UNROLL
-	for (int i = 0; i < rows; i++) {
-		if (i >= m)
-			break;
-		UNROLL
-		for (int v = 0; v < vectors; v++) {
-			__mmask16 mask = low_mask(n - 16 * v);
-			float *to = c + i * ldc + 16 * v;
-			__m512 x = t[i][v];
-			if (add)
-				x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
-			_mm512_mask_storeu_ps(to, mask, x);
-		}
-	}
-}
-
-UNCHECKED void gemm_f32_avx512(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n,
+UNCHECKED void gemm_f32_avx512(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			       bool add)
 {
-	/* panels are padded with zeros, so a few sizes serve all edges */
-	if (n > 16) {
-		if (m > 8)
-			tile(12, 2, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 2, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 2, k, pa, pb, c, ldc, m, n, add);
-	} else {
-		if (m > 8)
-			tile(12, 1, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 1, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 1, k, pa, pb, c, ldc, m, n, add);
-	}
+	TILE_SIZED(tile_words, m, n > 16, multiply_add, k, a, b, c, ldc, m, n, add);
 }
 
 /* ---- Matrix times vector ---------------------------------------------------------- */

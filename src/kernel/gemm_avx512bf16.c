@@ -5,8 +5,7 @@
 
 #ifdef __AVX512BF16__
 #include "kernel/gemm_pack_bf16.h"
-
-enum { MR = 12, NR = 32 };
+#include "kernel/gemm_tile_avx512.h"
 
 /* Panel of words, panel[k / 2][width]. */
 INLINE void pack_words(uint32_t *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
@@ -30,77 +29,13 @@ INLINE void pack_words(uint32_t *panel, const void *src, k_type type, int64_t sv
 	}
 }
 
-UNCHECKED void pack_bf16_avx512_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se,
-				  int count, int k)
-{
-	if (type == K_F16)
-		pack_words(panel, src, K_F16, sv, se, count, k, MR);
-	else
-		pack_words(panel, src, K_F32, sv, se, count, k, MR);
-}
-UNCHECKED void pack_bf16_avx512_b(void *panel, const void *src, k_type type, int64_t sv, int64_t se,
-				  int count, int k)
-{
-	if (type == K_F16)
-		pack_words(panel, src, K_F16, sv, se, count, k, NR);
-	else
-		pack_words(panel, src, K_F32, sv, se, count, k, NR);
-}
+PACKERS(pack_bf16_avx512, pack_words, 12, 32)
 
-INLINE void tile(const int rows, const int vectors, int k, const uint32_t *a, const uint32_t *b, float *c,
-		 int64_t ldc, int m, int n, bool add)
-{
-	__m512 t[MR][2];
-	UNROLL
-	for (int i = 0; i < rows; i++)
-		t[i][0] = t[i][1] = _mm512_setzero_ps();
-	for (int p = 0; p < k; p += 2, a += MR, b += NR) {
-		__m512i bv[2];
-		UNROLL
-		for (int v = 0; v < vectors; v++)
-			bv[v] = _mm512_loadu_si512(b + 16 * v);
-		UNROLL
-		for (int i = 0; i < rows; i++) {
-			__m512i x = _mm512_set1_epi32((int)a[i]);
-			UNROLL
-			for (int v = 0; v < vectors; v++)
-				t[i][v] = _mm512_dpbf16_ps(t[i][v], (__m512bh)x, (__m512bh)bv[v]);
-		}
-	}
-	UNROLL
-	for (int i = 0; i < rows; i++) {
-		if (i >= m)
-			break;
-		UNROLL
-		for (int v = 0; v < vectors; v++) {
-			__mmask16 mask = low_mask(n - 16 * v);
-			float *to = c + i * ldc + 16 * v;
-			__m512 x = t[i][v];
-			if (add)
-				x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
-			_mm512_mask_storeu_ps(to, mask, x);
-		}
-	}
-}
+INLINE __m512 dot(__m512 t, __m512i x, __m512i b) { return _mm512_dpbf16_ps(t, (__m512bh)x, (__m512bh)b); }
 
-UNCHECKED void gemm_bf16_avx512(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n,
+UNCHECKED void gemm_bf16_avx512(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 				bool add)
 {
-	/* panels are padded with zeros, so a few sizes serve all edges */
-	if (n > 16) {
-		if (m > 8)
-			tile(12, 2, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 2, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 2, k, pa, pb, c, ldc, m, n, add);
-	} else {
-		if (m > 8)
-			tile(12, 1, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 1, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 1, k, pa, pb, c, ldc, m, n, add);
-	}
+	TILE_SIZED(tile_words, m, n > 16, dot, k / 2, a, b, c, ldc, m, n, add);
 }
 #endif

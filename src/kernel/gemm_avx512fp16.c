@@ -18,28 +18,15 @@
 #include "kernel/gemm.h"
 
 #ifdef __AVX512FP16__
-#include "kernel/gemm_pack_avx512.h"
+#include "kernel/gemm_tile_avx512.h"
 
-enum { MR = 12, NR = 64, CHUNK = 32, TOP = 4, HEAD = NR * 4 };
+enum { MR = TILE_ROWS, NR = 64, CHUNK = 32, TOP = 4, HEAD = NR * 4 };
 
 /* A panel starts with the fp32 factors that undo the scaling of its vectors, HEAD bytes.  B follows as
  * [k][NR] fp16, A as [k][MR] words that hold an element twice: a word is broadcast by a load alone, half of
  * one would take an instruction from the multiply-adds. */
 
 /* ---- Packing ---------------------------------------------------------------------- */
-
-INLINE __mmask32 low_mask32(int n) { return n >= 32 ? 0xffffffff : n <= 0 ? 0 : (UINT32_C(1) << n) - 1; }
-
-/* 32 elements of a vector along k, those from n on are 0. */
-INLINE __m512i load_along(const half *src, int64_t at, int64_t stride, int n)
-{
-	if (stride == 1)
-		return _mm512_maskz_loadu_epi16(low_mask32(n), src + at);
-	half t[32] = {0};
-	for (int i = 0; i < n && i < 32; i++)
-		t[i] = src[at + i * stride];
-	return _mm512_loadu_si512(t);
-}
 
 /* Low halves of 16 words, then high halves. */
 INLINE __m512i separate(__m512i w)
@@ -65,11 +52,27 @@ INLINE __m512h shift_of(__m512i largest)
 	return _mm512_maskz_sub_ph(some, (__m512h)_mm512_set1_epi16(0x4400), e); /* 4.0 */
 }
 
-INLINE void scale_rows(char *to, int lines, __m512h shift, int stride, __mmask32 mask)
+/* Scales `words` words of A, whose lanes follow each other MR at a time: 3 vectors hold 4 lines, so that no
+ * store overlaps the load that comes next. */
+INLINE void scale_words(uint32_t *to, int words, __m512h shift)
 {
-	for (int e = 0; e < lines; e++, to += stride) {
-		__m512h x = (__m512h)_mm512_maskz_loadu_epi16(mask, to);
-		_mm512_mask_storeu_epi16(to, mask, (__m512i)_mm512_scalef_ph(x, shift));
+	const __m512i step = _mm512_set1_epi32(16 - MR), end = _mm512_set1_epi32(MR);
+	__m512i lane = _mm512_set_epi32(3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	__m512h turned[3];
+	UNROLL
+	for (int c = 0; c < 3; c++) {
+		turned[c] = (__m512h)_mm512_permutexvar_epi32(lane, (__m512i)shift);
+		lane = _mm512_add_epi32(lane, step);
+		lane = _mm512_mask_sub_epi32(lane, _mm512_cmpge_epi32_mask(lane, end), lane, end);
+	}
+	for (int at = 0; at < words; at += 48) {
+		UNROLL
+		for (int c = 0; c < 3; c++) {
+			const __mmask16 m = low_mask(words - at - 16 * c);
+			__m512h x = (__m512h)_mm512_maskz_loadu_epi32(m, to + at + 16 * c);
+			_mm512_mask_storeu_epi32(to + at + 16 * c, m,
+						 (__m512i)_mm512_scalef_ph(x, turned[c]));
+		}
 	}
 }
 
@@ -125,7 +128,7 @@ UNCHECKED void pack_f16_avx512_a(void *panel, const void *src, k_type type, int6
 		largest = _mm512_max_epu16(largest, _mm512_rol_epi32(largest, 16));
 	}
 	const __m512h shift = shift_of(largest);
-	scale_rows(to, k, shift, MR * 4, low_mask32(2 * MR));
+	scale_words((uint32_t *)(void *)to, k * MR, shift);
 	store_factors(panel, (__m256h)_mm512_cvtepi32_epi16((__m512i)shift), wide);
 }
 
@@ -184,7 +187,9 @@ UNCHECKED void pack_f16_avx512_b(void *panel, const void *src, k_type type, int6
 		}
 		const __m512h shift = shift_of(largest);
 		if (n > 0)
-			scale_rows((char *)to, k, shift, NR * 2, 0xffffffff);
+			for (int e = 0; e < k; e++)
+				_mm512_storeu_ph(to + e * NR,
+						 _mm512_scalef_ph(_mm512_loadu_ph(to + e * NR), shift));
 		store_factors((float *)panel + v, _mm512_castph512_ph256(shift), 0xffff);
 		store_factors((float *)panel + v + 16, (__m256h)_mm512_extracti64x4_epi64((__m512i)shift, 1),
 			      0xffff);
@@ -260,21 +265,6 @@ INLINE void tile(const int rows, const int vectors, int k, const char *pa, const
 UNCHECKED void gemm_f16_avx512(int k, const void *pa, const void *pb, float *c, int64_t ldc, int m, int n,
 			       bool add)
 {
-	/* panels are padded with zeros, so a few sizes serve all edges */
-	if (n > 32) {
-		if (m > 8)
-			tile(12, 2, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 2, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 2, k, pa, pb, c, ldc, m, n, add);
-	} else {
-		if (m > 8)
-			tile(12, 1, k, pa, pb, c, ldc, m, n, add);
-		else if (m > 4)
-			tile(8, 1, k, pa, pb, c, ldc, m, n, add);
-		else
-			tile(4, 1, k, pa, pb, c, ldc, m, n, add);
-	}
+	TILE_SIZED(tile, m, n > 32, k, pa, pb, c, ldc, m, n, add);
 }
 #endif

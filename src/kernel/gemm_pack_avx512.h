@@ -30,6 +30,19 @@ INLINE __m512 gather_floats16(const void *src, k_type type, int64_t at, int64_t 
 	return _mm512_loadu_ps(t);
 }
 
+INLINE __mmask32 low_mask32(int n) { return n >= 32 ? 0xffffffff : n <= 0 ? 0 : (UINT32_C(1) << n) - 1; }
+
+/* 32 elements of a vector of fp16, as they are; those from n on are 0 and not touched. */
+INLINE __m512i load_along(const half *src, int64_t at, int64_t stride, int n)
+{
+	if (stride == 1)
+		return _mm512_maskz_loadu_epi16(low_mask32(n), src + at);
+	half t[32] = {0};
+	for (int i = 0; i < n && i < 32; i++)
+		t[i] = src[at + i * stride];
+	return _mm512_loadu_si512(t);
+}
+
 /* Panel of fp32, panel[k][width]. */
 INLINE void pack_f32_type(float *panel, const void *src, k_type type, int64_t sv, int64_t se, int count,
 			  int k, int width)

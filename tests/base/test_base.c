@@ -272,6 +272,12 @@ static void isa_names_round_trip(void **state)
 	/* no CPU has both x86's and Arm's: a mask beyond what is offered is refused, not run */
 	opt.isa = "avx2,neon";
 	assert_int_equal(an_ctx_open(&opt, &ctx), AN_UNSUPPORTED);
+	opt.isa = "bf16fast"; /* a preference */
+	assert_int_equal(an_ctx_open(&opt, &ctx), AN_OK);
+	an_ctx_close(ctx);
+	opt.isa = "amxfp16"; /* not every processor that has it says so */
+	assert_int_equal(an_ctx_open(&opt, &ctx), isa_detect() & ISA_AMX_BF16 ? AN_OK : AN_UNSUPPORTED);
+	an_ctx_close(ctx);
 	opt.isa = "portable";
 	assert_int_equal(an_ctx_open(&opt, &ctx), AN_OK);
 	assert_string_equal(an_ctx_isa(ctx), "portable");

@@ -578,11 +578,11 @@ static void test_triangles(void **state)
 			/* the factors that count as zero are left out, at least some */
 			void *want = run_product(NULL, r, &all), *less = run_product(pools[1], r, &x);
 			const bool leaves_out = differences(&x, less, want) > 0;
-			/* panels with something beside elements are read from their start */
+			/* panels with a head are read from their start */
 			const bool starts = ta == K_UPPER || tb == K_LOWER,
 				   ends = ta == K_LOWER || tb == K_UPPER;
 			const bool may = c < 27 && !r->vector && !(r->precision >> K_FIXED & 1) &&
-					 r->mr < 32 && (ends || (starts && !r->trailer));
+					 r->mr < 32 && (ends || (starts && !r->head));
 			if (may && !leaves_out)
 				fail_msg("%s: triangles %d %d of operands are computed", r->name, ta, tb);
 			free(want);
@@ -783,6 +783,9 @@ static void test_selection(void **state)
 	    {avx512 | ISA_AVX512_FP16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 64, K_F16, K_FAST, "amx_bf16_32x32"},
 	    {amx, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
+	    {amx | ISA_AMX_FP16, 64, 64, K_F16, K_FAST, "amx_f16_32x32"},
+	    {amx | ISA_AMX_FP16, 64, 64, K_F16, K_EXACT, "amx_f16_32x32"},
+	    {amx | ISA_AMX_FP16, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
 	    {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
 	    {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
@@ -820,7 +823,7 @@ static int begin(void **state)
 	if (machine & ISA_AVX512_BF16)
 		machine |= ISA_BF16_FAST; /* a preference only */
 	if (provider == AMX_EMULATED && machine & ISA_AVX512_BF16)
-		machine |= ISA_AMX_BF16;
+		machine |= ISA_AMX_BF16 | ISA_AMX_FP16;
 	print_message("tile instructions: %s\n", provider == AMX_SILICON ? "this processor's"
 						 : machine & ISA_AMX_BF16
 						     ? "emulated"

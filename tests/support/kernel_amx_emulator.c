@@ -3,6 +3,7 @@
 #include "support/kernel_amx_emulator.h"
 
 #if defined(__x86_64__) && defined(__linux__)
+#include "base/half.h"
 #include "base/isa.h"
 
 #include <immintrin.h>
@@ -105,9 +106,22 @@ static void configure(const uint8_t *from)
 	}
 }
 
-/* c[m][n] += sum of pairs: even and odd elements are summed separately by fused multiply-adds,
- * rounded to nearest, with subnormals taken and left as zero; then both sums, then c. */
-__attribute__((target("avx2,fma"))) static void dot_bf16(int c, int a, int b)
+/* The two elements of a word as floats; subnormal fp16 become normal fp32 and count. */
+static void elements(uint32_t word, bool bf16, float *low, float *high)
+{
+	if (!bf16) {
+		*low = half_to_float((half)(word & 0xffff));
+		*high = half_to_float((half)(word >> 16));
+		return;
+	}
+	const uint32_t lo = word << 16, hi = word & 0xffff0000;
+	memcpy(low, &lo, 4);
+	memcpy(high, &hi, 4);
+}
+
+/* c[m][n] += sum of pairs of bf16 or fp16: even and odd elements are summed separately by fused
+ * multiply-adds, rounded to nearest, with subnormal fp32 taken and left as zero; then both sums, then c. */
+__attribute__((target("avx2,fma"))) static void dot_pairs(int c, int a, int b, bool bf16)
 {
 	unsigned csr = _mm_getcsr();
 	_mm_setcsr(0x9fc0); /* round to nearest, exceptions masked, FTZ and DAZ */
@@ -118,15 +132,11 @@ __attribute__((target("avx2,fma"))) static void dot_bf16(int c, int a, int b)
 		memcpy(row, state.data[c][m], sizeof row);
 		for (int k = 0; k < state.bytes[a] / 4; k++) {
 			memcpy(bw, state.data[b][k], sizeof bw);
-			uint32_t lo = aw[k] << 16, hi = aw[k] & 0xffff0000;
 			float a0, a1;
-			memcpy(&a0, &lo, 4);
-			memcpy(&a1, &hi, 4);
+			elements(aw[k], bf16, &a0, &a1);
 			for (int n = 0; n < state.bytes[c] / 4; n++) {
-				uint32_t b_lo = bw[n] << 16, b_hi = bw[n] & 0xffff0000;
 				float b0, b1;
-				memcpy(&b0, &b_lo, 4);
-				memcpy(&b1, &b_hi, 4);
+				elements(bw[n], bf16, &b0, &b1);
 				even[n] = __builtin_fmaf(a0, b0, even[n]);
 				odd[n] = __builtin_fmaf(a1, b1, odd[n]);
 			}
@@ -200,8 +210,8 @@ static bool perform(const instruction *x)
 	if (state.rows[c] != state.rows[a] || state.bytes[c] != state.bytes[b] ||
 	    state.bytes[a] != state.rows[b] * 4)
 		return false;
-	if (x->opcode == 0x5c && x->pp == PF3)
-		dot_bf16(c, a, b);
+	if (x->opcode == 0x5c && (x->pp == PF3 || x->pp == PF2)) /* TDPBF16PS, TDPFP16PS */
+		dot_pairs(c, a, b, x->pp == PF3);
 	else if (x->opcode == 0x5e) /* TDPBUUD, TDPBUSD, TDPBSUD, TDPBSSD */
 		dot_bytes(c, a, b, x->pp == PF3 || x->pp == PF2, x->pp == P66 || x->pp == PF2);
 	else
