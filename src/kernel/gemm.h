@@ -111,6 +111,12 @@ gemm_pack_fn pack_fixed_neon_a, pack_fixed_neon_b, pack_fixed_vector_neon;
 gemm_kernel_fn gemm_fixed_neon;
 gemm_vector_fn gemm_fixed_vector_neon;
 
+gemm_pack_fn pack_int_neondot_a, pack_int_neondot_b;
+gemm_kernel_fn gemm_int_neondot;
+
+gemm_pack_fn pack_int_neoni8mm_a, pack_int_neoni8mm_b;
+gemm_kernel_fn gemm_int_neoni8mm;
+
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_pack_fn pack_amx_f16_a, pack_amx_f16_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split, gemm_amx_f16;

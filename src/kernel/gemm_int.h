@@ -9,8 +9,9 @@
 #include "kernel/gemm.h"
 
 enum {
-	INT_WHOLE_K = 1 << 30,      /* a block of K: the sum is not to be parted */
-	GEMM_INT_VNNI_TRAILER = 192 /* bytes after a panel of gemm_int_avx512vnni.c */
+	INT_WHOLE_K = 1 << 30,       /* a block of K: the sum is not to be parted */
+	GEMM_INT_VNNI_TRAILER = 192, /* bytes after a panel of gemm_int_avx512vnni.c */
+	GEMM_INT_NEON_TRAILER = 64   /* and of gemm_int_neon.h */
 };
 
 static inline int64_t gemm_int_largest(k_type t) { return t == K_U8 ? 255 : 128; }

@@ -91,7 +91,11 @@ static void fill(void *x, int64_t n, uint64_t seed)
 	}
 }
 
+#ifdef __aarch64__
+static const char *const sets[] = {"portable", "neon,neondot", NULL};
+#else
 static const char *const sets[] = {"portable", "avx2", NULL};
+#endif
 
 /* ---- Contractions ---------------------------------------------------------------------- */
 

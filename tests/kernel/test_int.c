@@ -298,7 +298,7 @@ static void test_saturation(void **state)
 static void test_selection(void **state)
 {
 	(void)state;
-	const uint32_t avx512 = ISA_AVX2 | ISA_AVX512;
+	enum { avx512 = ISA_AVX2 | ISA_AVX512 };
 	static const struct {
 		bool long_k;
 		uint32_t isa;
@@ -312,6 +312,12 @@ static void test_selection(void **state)
 	    {false, avx512 | ISA_AVX512_VNNI, "int_avx512vnni_12x32"},
 	    {true, avx512 | ISA_AVX512_VNNI, "int_portable_4x8"},
 #endif
+#ifdef __aarch64__
+	    {false, ISA_NEON, "int_portable_4x8"},
+	    {false, ISA_NEON | ISA_NEON_DOT, "int_neondot_8x12"},
+	    {false, ISA_NEON | ISA_NEON_DOT | ISA_NEON_I8MM, "int_neoni8mm_8x12"},
+	    {true, ISA_NEON | ISA_NEON_DOT | ISA_NEON_I8MM, "int_portable_4x8"},
+#endif
 	};
 	for (int i = 0; i < LENGTH(want); i++)
 		for (int t = 0; t < 4; t++) {
@@ -321,6 +327,17 @@ static void test_selection(void **state)
 			g.c.type = K_I32;
 			assert_string_equal(k_gemm_name(k_gemm_select(&g, want[i].isa)), want[i].name);
 		}
+}
+
+static int begin(void **state)
+{
+	(void)state;
+	print_message("rows tested:");
+	for (int i = 0; i < gemm_table_size; i++)
+		if (gemm_table[i].integer && (gemm_table[i].isa & isa_detect()) == gemm_table[i].isa)
+			print_message(" %s", gemm_table[i].name);
+	print_message("\n");
+	return 0;
 }
 
 static int end(void **state)
@@ -338,5 +355,5 @@ int main(void)
 					   cmocka_unit_test(test_extremes),
 					   cmocka_unit_test(test_saturation),
 					   cmocka_unit_test(test_selection)};
-	return cmocka_run_group_tests(tests, NULL, end);
+	return cmocka_run_group_tests(tests, begin, end);
 }
