@@ -115,8 +115,10 @@ static void print_kernels(const profile *p, int i)
 	for (int k = 0; k < n; k++) {
 		an_kernel kernel;
 		cli_check(p->ctx, an_executable_kernel(exe, k, &kernel));
-		line(kernel.text, 72, kernel.seconds, kernel.runs, kernel.flops, kernel.bytes, seconds);
-		explained += kernel.seconds;
+		/* a loop's calls run on all threads at once: their share is of what these have */
+		line(kernel.text, 72, kernel.seconds, kernel.runs, kernel.flops, kernel.bytes,
+		     kernel.inner ? seconds * an_ctx_threads(p->ctx) : seconds);
+		explained += kernel.inner ? 0 : kernel.seconds;
 	}
 	line("(between kernels)", 72, seconds - explained, runs, 0, 0, seconds);
 }
@@ -161,6 +163,7 @@ static void json_kernels(const profile *p, int i, const char *separator)
 		cli_check(p->ctx, an_executable_kernel(exe, k, &kernel));
 		printf("%s{\"kernel\": ", k ? ", " : "");
 		cli_json_text(stdout, kernel.text);
+		printf(", \"inner\": %s", kernel.inner ? "true" : "false");
 		json_times(kernel.seconds, kernel.runs, kernel.flops, kernel.bytes);
 	}
 	printf("]}");

@@ -99,7 +99,7 @@ an_status soft_dump(const an_executable *x, str *out)
  * fewer, *n in all. */
 static soft_call *call_at(const soft_exe *e, int i, bool *inner, int *n)
 {
-	int at = 0;
+	int at = *n = 0;
 	for (int j = e->nearly; j < e->ncalls; j++) {
 		soft_call *c = &e->call[j];
 		int within = c->kind == CALL_LOOP ? c->u.loop.n : 0;
@@ -107,8 +107,8 @@ static soft_call *call_at(const soft_exe *e, int i, bool *inner, int *n)
 		if (i <= at + within)
 			return *inner ? &c->u.loop.call[i - at - 1] : c;
 		at += 1 + within;
+		*n = at;
 	}
-	*n = at;
 	return NULL;
 }
 
