@@ -337,8 +337,12 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 		loop.flops += c->flops;
 		loop.bytes += c->bytes;
 	}
-	for (int i = 0; i < n; i++)
-		narrow(&loop.u.loop.call[i], axis[i]);
+	for (int i = 0; i < n; i++) {
+		soft_call *c = &loop.u.loop.call[i];
+		narrow(c, axis[i]);
+		c->flops /= l->count; /* of one iteration */
+		c->bytes /= l->count;
+	}
 	e->call[first] = loop;
 	memmove(&e->call[first + 1], &e->call[end], (size_t)(e->ncalls - end) * sizeof *e->call);
 	e->ncalls -= n - 1;
