@@ -67,9 +67,11 @@ typedef struct an_quirk {
 		AN_QUIRK_REFUSES, /* compiling a program that breaks it fails */
 		AN_QUIRK_FAILS,   /* evaluating fails with status 0x1d */
 		AN_QUIRK_WRONG,   /* the data are wrong, silently */
-		AN_QUIRK_LIMIT    /* something comes to an end */
+		AN_QUIRK_LIMIT,   /* something comes to an end */
+		AN_QUIRK_NOTHING  /* that was seen */
 	} breach;
-	int64_t initial; /* 0: off by default; 1: on; else on with this number */
+	int64_t initial;    /* 0: off by default; 1: on; else on with this number; on other routes off */
+	const char *routes; /* where it was seen: "objc", "e5rt", "objc, e5rt" */
 } an_quirk;
 
 /* Quirks by index, NULL after the last. */

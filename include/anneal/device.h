@@ -17,9 +17,10 @@ typedef struct an_buffer an_buffer;
 typedef struct an_call an_call; /* an executable with buffers bound to its names */
 
 /* "ane" is Apple's Neural Engine (on macOS; not run on Apple hardware yet), by the first route that is
- * there; "ane:objc" is the route through its Objective-C classes. */
+ * there; "ane:objc" is the route through its Objective-C classes, "ane:e5rt" that through the C functions of
+ * Espresso. */
 typedef struct an_device_options {
-	const char *name;     /* "soft" (default), "ane", "ane:objc" */
+	const char *name;     /* "soft" (default), "ane", "ane:objc", "ane:e5rt" */
 	const char *numerics; /* soft: "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists
 			       * them; else NULL */
 	const char
@@ -51,10 +52,14 @@ AN_API bool an_device_supports(an_device *d, const an_function *f, int index, co
  * rule in the message. */
 AN_API an_status an_compile(an_device *d, an_function *f, an_executable **out);
 AN_API void an_executable_free(an_executable *e);
-/* Gives an executable the constants of `f`, which must be the function it was compiled from but for the
- * values of constants in blobs.  Calls stay bound and use them from their next run.  AN_UNSUPPORTED: the
- * device cannot. AN_USAGE: f differs in more, or an_compile gave this executable twice.  On failure it is as
- * it was. */
+/* As an_compile, but always a new executable, whose constants an_reload can replace.  AN_UNSUPPORTED: the
+ * device cannot replace them. */
+AN_API an_status an_compile_own(an_device *d, an_function *f, an_executable **out);
+/* Gives an executable of an_compile_own the constants of `f`, which must be the function it was compiled from
+ * but for the values of constants in blobs.  Calls stay bound and use them from their next run.
+ * AN_UNSUPPORTED: the device cannot, or an engine was found not to (tried out once per device).  AN_USAGE: f
+ * differs in more.  On failure it is as it was, or, where the engine had begun, refuses to run until a reload
+ * succeeds. */
 AN_API an_status an_reload(an_executable *e, an_function *f);
 /* Inputs and outputs by index, in the order of the function. NULL name: no such index. */
 AN_API const char *an_executable_input(const an_executable *e, int i, an_type *type);

@@ -4,15 +4,21 @@
 #include <stdlib.h>
 
 enum { M1 = 1, M2 = 2, M3 = 4, M4 = 8, M5 = 16, ALL = 31 };
+enum { OBJC = ANE_ROUTE_OBJC, E5RT = ANE_ROUTE_E5RT, BOTH = OBJC | E5RT };
+#define ROUTES(mask) ((mask) == OBJC ? "objc" : (mask) == E5RT ? "e5rt" : "objc, e5rt")
 static const char *const chip_name[] = {"m1", "m2", "m3", "m4", "m5"};
 
 static const struct row {
 	an_quirk public;
 	int64_t initial, number;
-	unsigned chips;
+	unsigned chips, routes;
 } rows[QUIRK_COUNT] = {
-#define QUIRK(id, name, initial, number, chips, breach, sentence, evidence) \
-	[QUIRK_##id] = {{name, sentence, evidence, AN_QUIRK_##breach, initial}, initial, number, chips},
+#define QUIRK(id, name, initial, number, chips, routes, breach, sentence, evidence)             \
+	[QUIRK_##id] = {{name, sentence, evidence, AN_QUIRK_##breach, initial, ROUTES(routes)}, \
+			initial,                                                                \
+			number,                                                                 \
+			chips,                                                                  \
+			routes},
 #include "ane/quirks.def"
 #undef QUIRK
 };
@@ -66,14 +72,15 @@ static an_status set_one(an_ctx *ctx, const char *text, size_t len, ane_quirks *
 	return AN_OK;
 }
 
-an_status ane_quirks_set(an_ctx *ctx, const char *chip, const char *text, ane_quirks *out)
+an_status ane_quirks_set(an_ctx *ctx, const char *chip, unsigned routes, const char *text, ane_quirks *out)
 {
 	unsigned mask = 0;
 	for (int i = 0; chip && i < LENGTH(chip_name); i++)
 		if (!strcmp(chip, chip_name[i]))
 			mask = 1u << i;
 	for (int i = 0; i < QUIRK_COUNT; i++)
-		out->value[i] = !mask || rows[i].chips & mask ? rows[i].initial : 0;
+		out->value[i] =
+		    (!mask || rows[i].chips & mask) && rows[i].routes & routes ? rows[i].initial : 0;
 	while (text && *text) {
 		size_t len = strcspn(text, ",");
 		TRY(set_one(ctx, text, len, out));

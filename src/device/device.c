@@ -242,9 +242,10 @@ static an_status check_supported(an_device *d, an_function *f)
 }
 
 /* Everything of *e but its place in the list; the key moves from the string to the executable. */
-static an_status compile_into(an_device *d, an_function *f, uint64_t hash, str *key, an_executable *e)
+static an_status compile_into(an_device *d, an_function *f, uint64_t hash, bool own, str *key,
+			      an_executable *e)
 {
-	*e = (an_executable){.device = d, .hash = hash, .owners = 1};
+	*e = (an_executable){.device = d, .hash = hash, .owners = 1, .own = own};
 	arena_init(&e->arena, d->ctx);
 	an_status s = add_ports(e, f);
 	if (s == AN_OK)
@@ -262,12 +263,13 @@ static an_status compile_into(an_device *d, an_function *f, uint64_t hash, str *
 	return AN_OK;
 }
 
-static an_status compile_new(an_device *d, an_function *f, uint64_t hash, str *key, an_executable **out)
+static an_status compile_new(an_device *d, an_function *f, uint64_t hash, bool own, str *key,
+			     an_executable **out)
 {
 	an_executable *e = mem_zalloc(d->ctx, sizeof *e);
 	if (!e)
 		return fail_memory(d->ctx, sizeof *e);
-	an_status s = compile_into(d, f, hash, key, e);
+	an_status s = compile_into(d, f, hash, own, key, e);
 	if (s != AN_OK) {
 		mem_free(d->ctx, e, sizeof *e);
 		return s;
@@ -307,36 +309,44 @@ an_status an_compile(an_device *d, an_function *f, an_executable **out)
 		if (*out)
 			(*out)->owners++;
 		else
-			s = compile_new(d, f, hash, &key, out);
+			s = compile_new(d, f, hash, false, &key, out);
 	}
 	str_free(&key);
-	if (s == AN_OK && (*out)->sharers++ == 0)
-		s = shape_of(f, &(*out)->shape);
-	if (s != AN_OK && *out) {
-		executable_drop(*out);
-		*out = NULL;
-	}
 	return s;
+}
+
+static an_status cannot_reload(const an_device *d)
+{
+	return fail(d->ctx, AN_UNSUPPORTED, "device \"%s\" cannot replace the constants of a program",
+		    d->info.name);
+}
+
+an_status an_compile_own(an_device *d, an_function *f, an_executable **out)
+{
+	uint64_t shape;
+	str none; /* equal to no function's */
+	*out = NULL;
+	if (!d->ops->reload)
+		return cannot_reload(d);
+	TRY(fn_verify(f));
+	TRY(program_load_blobs(f->program));
+	TRY(shape_of(f, &shape));
+	str_init(&none, d->ctx);
+	TRY(compile_new(d, f, 0, true, &none, out));
+	(*out)->shape = shape;
+	return AN_OK;
 }
 
 an_status dev_recompile(an_executable *e, an_function *f)
 {
 	an_device *d = e->device;
 	an_executable fresh;
-	str key;
-	str_init(&key, d->ctx);
-	function_key(f, true, &key);
-	an_status s = str_status(&key);
-	if (s == AN_OK)
-		s = compile_into(d, f, hash_bytes(HASH_INIT, key.data, key.len), &key, &fresh);
-	str_free(&key);
-	if (s != AN_OK)
-		return s;
+	str none;
+	str_init(&none, d->ctx);
+	TRY(compile_into(d, f, 0, true, &none, &fresh));
 	d->ops->free_executable(e);
-	mem_free(d->ctx, e->key, e->key_size);
 	arena_free(&e->arena);
 	fresh.owners = e->owners;
-	fresh.sharers = e->sharers;
 	fresh.shape = e->shape;
 	fresh.next = e->next;
 	*e = fresh;
@@ -348,14 +358,12 @@ an_status an_reload(an_executable *e, an_function *f)
 	an_ctx *ctx = e->device->ctx;
 	uint64_t shape;
 	if (!e->device->ops->reload)
-		return fail(ctx, AN_UNSUPPORTED, "device \"%s\" cannot replace the constants of a program",
-			    e->device->info.name);
-	if (e->sharers > 1)
-		return fail(
-		    ctx, AN_USAGE,
-		    "function \"%s\" was compiled %d times with the same constants; replacing them would "
-		    "change all of these",
-		    e->name, e->sharers);
+		return cannot_reload(e->device);
+	if (!e->own)
+		return fail(ctx, AN_USAGE,
+			    "function \"%s\" may be somebody else's, too: an_compile_own gives one whose "
+			    "constants can be replaced",
+			    e->name);
 	TRY(fn_verify(f));
 	TRY(program_load_blobs(f->program));
 	TRY(shape_of(f, &shape));
@@ -369,10 +377,8 @@ an_status an_reload(an_executable *e, an_function *f)
 
 void an_executable_free(an_executable *e)
 {
-	if (!e)
-		return;
-	e->sharers--;
-	executable_drop(e);
+	if (e)
+		executable_drop(e);
 }
 
 static const char *port(const an_executable *e, int first, int count, int i, an_type *type)

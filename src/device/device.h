@@ -19,9 +19,12 @@ typedef struct device_ops {
 	 * e's ports are set.  What is allocated outside e's arena is undone on failure. */
 	an_status (*compile)(an_device *d, an_function *f, an_executable *e);
 	void (*free_executable)(an_executable *e);
-	/* Optional: gives e the constants of f, which is what it was compiled from but for values of blobs,
-	 * is verified and has its constants loaded.  Calls stay bound.  On failure e is as it was. */
+	/* Optional: gives e (e->own) the constants of f, which is what it was compiled from but for values of
+	 * blobs, is verified and has its constants loaded.  Calls stay bound.  On failure e is as it was, or
+	 * refuses to run. */
 	an_status (*reload)(an_executable *e, an_function *f);
+	/* Optional: whether reload works where only the engine can tell; finds out by trying, once. */
+	an_status (*can_reload)(an_device *d);
 	an_status (*text)(const an_executable *e, str *out); /* what it has become, for people */
 	an_status (*alloc)(an_buffer *b); /* b->type, b->bytes are set; sets b->impl, which is one memory */
 	void (*release)(an_buffer *b);    /* never called for views */
@@ -61,11 +64,11 @@ struct an_executable {
 	an_device *device;
 	an_executable *next;
 	int owners;       /* who compiled it, and its calls */
-	int sharers;      /* of these, who compiled it */
+	bool own;         /* of an_compile_own: its constants may be replaced, and nobody else is given it */
 	const char *name; /* of the function */
-	uint64_t shape;   /* a hash of the key without the values of blobs */
+	uint64_t shape;   /* own: a hash of the key without the values of blobs */
 	uint64_t hash;    /* of the key */
-	char *key;        /* the function's content, see function_key() */
+	char *key;        /* the function's content, see function_key(); own: NULL */
 	size_t key_used, key_size;
 	arena arena; /* ports, and whatever the implementation wants to keep */
 	int ninputs, noutputs;

@@ -123,6 +123,8 @@ static an_status start(an_trainer *t, const float *block)
 		TRY(an_device_count(t->device, true));
 		TRY(an_device_count(t->device, false));
 	}
+	if (t->o.weights == AN_WEIGHTS_RELOAD && t->device->ops->can_reload)
+		TRY(t->device->ops->can_reload(t->device));
 	TRY(plan_allocate(t));
 	if (t->o.profile && t->device->ops->kernel)
 		TRY(an_device_time(t->device, true));

@@ -108,21 +108,13 @@ static an_status bake(an_trainer *t, dispatch *d, an_program *to, an_function **
 	return status;
 }
 
-/* Equal constants give one executable for two dispatches; it cannot be changed for one of them. */
-static bool is_shared(const an_trainer *t, const dispatch *d)
-{
-	for (const dispatch *other = t->dispatches; other; other = other->next)
-		if (other != d && other->exe == d->exe)
-			return true;
-	return false;
-}
-
 static an_status compile(an_trainer *t, dispatch *d, an_function *f)
 {
 	an_executable *exe;
-	if (d->exe && t->o.weights == AN_WEIGHTS_RELOAD && !is_shared(t, d))
+	bool reload = t->o.weights == AN_WEIGHTS_RELOAD;
+	if (d->exe && reload)
 		return an_reload(d->exe, f);
-	TRY(an_compile(t->device, f, &exe));
+	TRY(reload ? an_compile_own(t->device, f, &exe) : an_compile(t->device, f, &exe));
 	an_call_free(d->call);
 	an_executable_free(d->exe);
 	d->call = NULL;

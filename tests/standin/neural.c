@@ -2,11 +2,7 @@
  *
  * A model is compiled from its folder alone: text and weight files that a client wrote wrongly do not run.
  * What the engine enforces is the catalogue of quirks (src/ane/quirks.def), switched by standin()->quirks. */
-#include "standin.h"
-
-#include "ane/quirks.h"
-#include "base/file.h"
-#include "device/device.h"
+#include "engine.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -23,28 +19,7 @@ typedef bool_x86 BOOL;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
-/* ---- The engine --------------------------------------------------------------------------- */
-
-static an_ctx *ctx;
-static an_device *engine;
-static ane_quirks quirks;
-
-static bool start_engine(void)
-{
-	const standin_state *s = standin();
-	if (!ctx && an_ctx_open(&(an_ctx_options){.threads = 1}, &ctx) != AN_OK)
-		return false;
-	if (ane_quirks_set(ctx, s->profile, s->quirks, &quirks) != AN_OK)
-		standin_crash("%s", an_message(ctx));
-	return engine || an_device_open(ctx, &(an_device_options){.name = "soft", .numerics = s->profile},
-					&engine) == AN_OK;
-}
-
-__attribute__((destructor)) static void stop_engine(void)
-{
-	an_device_close(engine);
-	an_ctx_close(ctx);
-}
+static bool start_engine(void) { return engine_start(ANE_ROUTE_OBJC); }
 
 static BOOL refuse(void **error, long code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static BOOL refuse(void **error, long code, const char *fmt, ...)
@@ -57,128 +32,6 @@ static BOOL refuse(void **error, long code, const char *fmt, ...)
 	if (error)
 		*error = standin_error("com.apple.appleneuralengine", code, text);
 	return 0;
-}
-
-/* A program that is loaded: its buffers are the engine's own. */
-typedef struct program {
-	an_executable *exe;
-	an_call *call;
-	an_buffer *buffer[256];
-	int nin, nout;
-	int order[256]; /* the executable's port by the place of its surface */
-	bool zeros;     /* ordered_bytes is broken: all outputs are 0 */
-} program;
-
-static void free_program(program *p)
-{
-	if (!p)
-		return;
-	an_call_free(p->call);
-	for (int i = 0; i < p->nin + p->nout; i++)
-		an_buffer_free(p->buffer[i]);
-	an_executable_free(p->exe);
-	free(p);
-}
-
-static const char *port_of(const program *p, int i, an_type *type)
-{
-	return i < p->nin ? an_executable_input(p->exe, i, type)
-			  : an_executable_output(p->exe, i - p->nin, type);
-}
-
-static size_t bytes_of(const program *p, int i)
-{
-	an_type type;
-	port_of(p, i, &type);
-	return an_type_bytes(&type);
-}
-
-static void order_ports(program *p, int first, int n)
-{
-	for (int i = first; i < first + n; i++)
-		p->order[i] = i;
-	for (int i = first + 1; quirks.value[QUIRK_ORDERED_NAMES] && i < first + n; i++)
-		for (int k = i; k > first &&
-				strcmp(port_of(p, p->order[k - 1], NULL), port_of(p, p->order[k], NULL)) > 0;
-		     k--) {
-			int swapped = p->order[k];
-			p->order[k] = p->order[k - 1];
-			p->order[k - 1] = swapped;
-		}
-	for (int i = first + 1; quirks.value[QUIRK_ORDERED_BYTES] && i < first + n; i++) {
-		size_t a = bytes_of(p, p->order[i - 1]), b = bytes_of(p, p->order[i]);
-		p->zeros |= first ? a < b : a > b;
-	}
-}
-
-static bool make_buffers(program *p)
-{
-	an_type type;
-	while (an_executable_input(p->exe, p->nin, NULL))
-		p->nin++;
-	while (an_executable_output(p->exe, p->nout, NULL))
-		p->nout++;
-	if (p->nin + p->nout > 256 || an_call_new(p->exe, &p->call) != AN_OK)
-		return false;
-	order_ports(p, 0, p->nin);
-	order_ports(p, p->nin, p->nout);
-	for (int i = 0; i < p->nin + p->nout; i++) {
-		const char *name = port_of(p, i, &type);
-		if (an_buffer_new(engine, &type, &p->buffer[i]) != AN_OK ||
-		    an_call_bind(p->call, name, p->buffer[i]) != AN_OK)
-			return false;
-	}
-	return true;
-}
-
-/* ---- What the compiler refuses --------------------------------------------------------------- */
-
-/* The first quirk that the program breaks, -1: none. */
-static int broken_quirk(const an_program *p, const an_function *f)
-{
-	if (quirks.value[QUIRK_BUILD_INFO] && !p->ninfo)
-		return QUIRK_BUILD_INFO;
-	for (size_t i = 0; quirks.value[QUIRK_NO_BOOL_PORTS] && i < f->ninputs + f->noutputs; i++) {
-		an_value v = i < f->ninputs ? f->inputs[i] : f->outputs[i - f->ninputs];
-		if (f->values[v].type.dtype == AN_BOOL)
-			return QUIRK_NO_BOOL_PORTS;
-	}
-	for (size_t i = 0; quirks.value[QUIRK_EXPLICIT] && i < f->nops; i++) {
-		const mil_op *op = &f->ops[i];
-		const op_row *row = &op_table[op->op];
-		for (int k = 0; k < OP_MAX_PARAMS && row->param[k].name; k++) {
-			bool conv = op->op == OP_CONV && strcmp(row->param[k].name, "bias") != 0;
-			if (!op->arg[k].n && !(row->param[k].kind & PK_ATTR) &&
-			    (row->param[k].fallback || conv))
-				return QUIRK_EXPLICIT;
-		}
-	}
-	return -1;
-}
-
-/* model.mil and its weights, as they are in the folder now.  NULL: refused, with the reason in `why`. */
-static program *compile_folder(const char *folder, char *why, size_t size)
-{
-	char path[1400];
-	an_program *text = NULL;
-	program *p = calloc(1, sizeof *p);
-	snprintf(path, sizeof path, "%s/model.mil", folder);
-	int quirk = -1;
-	bool made = p && an_program_read(ctx, path, &text) == AN_OK;
-	an_function *f = made ? an_program_function(text, "main") : NULL;
-	if (f)
-		quirk = broken_quirk(text, f);
-	made = f && quirk < 0 && an_compile(engine, f, &p->exe) == AN_OK && make_buffers(p);
-	if (!made) {
-		snprintf(why, size, "_ANECompiler : ANECCompile() FAILED (%s)",
-			 quirk >= 0   ? an_quirk_at(quirk)->name
-			 : text && !f ? "no function main"
-				      : an_message(ctx));
-		free_program(p);
-		p = NULL;
-	}
-	an_program_free(text);
-	return p;
 }
 
 /* ---- _ANEInMemoryModelDescriptor ------------------------------------------------------------- */
@@ -240,8 +93,8 @@ static void drop_model(void *object)
 		standin()->loaded--;
 	}
 	if (m->program != m->compiled)
-		free_program(m->program);
-	free_program(m->compiled);
+		engine_drop(m->program);
+	engine_drop(m->compiled);
 	standin_release(m->descriptor);
 }
 
@@ -283,10 +136,10 @@ static void folder_of(const model *m, char *path, size_t size)
 static bool same_file(const char *path, const uint8_t *bytes, size_t n)
 {
 	file_view view;
-	if (file_open_view(ctx, path, &view) != AN_OK)
+	if (file_open_view(engine_ctx, path, &view) != AN_OK)
 		return false;
 	bool same = view.size == n && !memcmp(view.data, bytes, n);
-	file_close_view(ctx, &view);
+	file_close_view(engine_ctx, &view);
 	return same;
 }
 
@@ -332,11 +185,11 @@ static BOOL compile_locked(model *m, void **error)
 	folder_of(m, folder, sizeof folder);
 	if (!start_engine() || !folder_complete(m, folder, why, sizeof why))
 		return refuse(error, 1, "%s", why);
-	program *p = compile_folder(folder, why, sizeof why);
+	program *p = engine_compile(folder, why, sizeof why);
 	if (!p)
 		return refuse(error, 1, "%s", why);
 	if (m->compiled != m->program)
-		free_program(m->compiled);
+		engine_drop(m->compiled);
 	m->compiled = p;
 	leave(folder, "net.plist");
 	leave(folder, "data");
@@ -369,15 +222,17 @@ static BOOL load_locked(model *m, void **error)
 		return refuse(error, 2, "no engine");
 	if (m->program)
 		return 1;
-	if (quirks.value[QUIRK_LOADED_PROGRAMS] && s->loaded >= quirks.value[QUIRK_LOADED_PROGRAMS] + 1)
+	if (engine_quirks.value[QUIRK_LOADED_PROGRAMS] &&
+	    s->loaded >= engine_quirks.value[QUIRK_LOADED_PROGRAMS] + 1)
 		return refuse(error, 3, "GetANEFModel: must re-compile");
 	folder_of(m, folder, sizeof folder);
 	snprintf(path, sizeof path, "%s/net.plist", folder);
-	if (path_exists(path) && !(s->baked && m->compiled)) { /* the folder's weights of now */
-		program *p = compile_folder(folder, why, sizeof why);
+	if (path_exists(path) && !(engine_quirks.value[QUIRK_KEEPS_WEIGHTS] && m->compiled)) {
+		/* the folder's weights of now */
+		program *p = engine_compile(folder, why, sizeof why);
 		if (!p)
 			return refuse(error, 2, "%s", why);
-		free_program(m->compiled);
+		engine_drop(m->compiled);
 		m->compiled = p;
 	}
 	if (!m->compiled)
@@ -489,19 +344,6 @@ static void *request_make(void *class, const char *selector, void *in, void *in_
 
 /* ---- Evaluating ---------------------------------------------------------------------------------- */
 
-/* Rows of the last axis, 64 bytes or a multiple apart where data are not packed. */
-static void move(const an_type *t, char *surface, char *buffer, bool to_engine)
-{
-	size_t bytes = an_type_bytes(t), row = bytes, stride = bytes;
-	if (!quirks.value[QUIRK_PACKED]) {
-		row = an_dtype_size(t->dtype) * (size_t)(t->rank ? t->dim[t->rank - 1] : 1);
-		stride = (row + 63) / 64 * 64;
-	}
-	for (size_t i = 0; i < bytes / row; i++)
-		memcpy(to_engine ? buffer + i * row : surface + i * stride,
-		       to_engine ? surface + i * stride : buffer + i * row, row);
-}
-
 static const char failure[] =
     "ANEProgramProcessRequestDirect() Failed with status=0x1d : Program Inference error";
 
@@ -517,22 +359,13 @@ static bool take_surfaces(const program *p, const request *r, char **base)
 	for (int i = 0; i < p->nin + p->nout; i++) {
 		bool out = i >= p->nin, locked;
 		const wrapper *w = standin_item(out ? r->out : r->in, out ? i - p->nin : i, NULL);
-		size_t bytes, row, need;
-		an_type t;
+		size_t bytes;
 		base[i] = standin_surface(w->surface, &bytes, &locked);
 		if (locked)
 			standin_crash("a request with a surface that the CPU has locked");
-		port_of(p, p->order[i], &t);
-		need = an_type_bytes(&t);
-		if (!quirks.value[QUIRK_PACKED]) {
-			row = an_dtype_size(t.dtype) * (size_t)(t.rank ? t.dim[t.rank - 1] : 1);
-			need = need / row * ((row + 63) / 64 * 64);
-		}
-		if (bytes < need || bytes < (size_t)quirks.value[QUIRK_MIN_SURFACE] ||
-		    (t.rank ? t.dim[t.rank - 1] : 1) < quirks.value[QUIRK_MIN_WIDTH] ||
-		    (quirks.value[QUIRK_ALIGNED_SIZE] && bytes % (size_t)quirks.value[QUIRK_ALIGNED_SIZE]))
+		if (!engine_takes(p, i, bytes))
 			return false;
-		if (quirks.value[QUIRK_EQUAL_SIZE] && first[out] && bytes != first[out])
+		if (engine_quirks.value[QUIRK_EQUAL_SIZE] && first[out] && bytes != first[out])
 			return false;
 		first[out] = bytes;
 	}
@@ -542,8 +375,7 @@ static bool take_surfaces(const program *p, const request *r, char **base)
 static BOOL evaluate_locked(model *m, const request *r, void **error)
 {
 	program *p = m->program;
-	char *base[256];
-	an_type t;
+	char *base[ENGINE_PORTS];
 	if (standin_fails("evaluateWithQoS:options:request:error:"))
 		return refuse(error, 5, "%s (injected)", failure);
 	if (!p || !standin_is(r, &request_class))
@@ -551,25 +383,8 @@ static BOOL evaluate_locked(model *m, const request *r, void **error)
 	standin()->evaluations++;
 	if (!take_surfaces(p, r, base))
 		return refuse(error, 5, "%s", failure);
-	int n = p->nin + p->nout;
-	for (int i = p->nin; quirks.value[QUIRK_OWN_OUTPUTS] && i < n; i++)
-		for (int k = 0; k < p->nin; k++)
-			if (base[k] == base[i]) /* written before it was read */
-				memset(base[i], 0, bytes_of(p, p->order[i]));
-	for (int i = 0; i < p->nin; i++) {
-		port_of(p, p->order[i], &t);
-		move(&t, base[i], an_buffer_map(p->buffer[p->order[i]]), true);
-	}
-	if (an_call_run(p->call) != AN_OK)
-		return refuse(error, 5, "%s: %s", failure, an_message(ctx));
-	for (int i = p->nin; i < n; i++) {
-		char *result = an_buffer_map(p->buffer[p->order[i]]);
-		port_of(p, p->order[i], &t);
-		if (p->zeros)
-			memset(result, 0, an_type_bytes(&t));
-		move(&t, base[i], result, false);
-	}
-	return 1;
+	const char *why = engine_run(p, base);
+	return why ? refuse(error, 5, "%s: %s", failure, why) : 1;
 }
 
 static BOOL model_evaluate(model *m, const char *selector, unsigned qos, void *options, void *r, void **error)
@@ -613,6 +428,7 @@ __attribute__((constructor)) static void start(void)
 
 __attribute__((destructor)) static void stop(void)
 {
+	engine_stop();
 	standin_unregister(&descriptor_class);
 	standin_unregister(&model_class);
 	standin_unregister(&wrapper_class);

@@ -7,7 +7,9 @@
  *   foundation.c      Foundation: the temporary directory
  *   iosurface.c       IOSurface
  *   system.c          libSystem: sysctlbyname
- *   neural.c          AppleNeuralEngine: the private classes, and the engine
+ *   neural.c          AppleNeuralEngine: the private classes
+ *   espresso.c        Espresso: the e5rt_... functions
+ *   engine.c          the engine behind both
  *
  * They go by ane-facts: what recorded clients rely on holds; what the catalogue of constraints
  * (src/ane/quirks.def) says happens, with a switch per quirk. */
@@ -31,7 +33,6 @@ typedef struct standin_state {
 	char retyped[128];    /* "selector" whose types are others than those known */
 	long fail_at;         /* this private call fails, counted from 1; 0: none */
 	long most_compiles;   /* after these compiling fails; 0: no limit */
-	bool baked;           /* loading again does not read the folder again */
 	/* counts */
 	long calls;       /* private calls that can fail */
 	char failed[128]; /* the call that fail_at made fail */

@@ -6,7 +6,8 @@
 
 #include <stdio.h>
 
-static const apple_route *const routes[] = {&objc_route};
+/* In the order in which "ane" tries them. */
+static const apple_route *const routes[] = {&objc_route, &e5rt_route};
 
 /* ---- Opening ------------------------------------------------------------------------------ */
 
@@ -27,14 +28,6 @@ static const char *chip_name(const apple_device *dev)
 	return NULL;
 }
 
-static const apple_route *find_route(const char *name)
-{
-	for (int i = 0; i < LENGTH(routes); i++)
-		if (!strcmp(name, "ane") || !strcmp(name, routes[i]->name))
-			return routes[i];
-	return NULL;
-}
-
 static an_status no_route(an_ctx *ctx, const char *name)
 {
 	str list;
@@ -48,34 +41,69 @@ static an_status no_route(an_ctx *ctx, const char *name)
 	return s;
 }
 
+static an_status open_route(apple_device *dev, const apple_route *route, const an_device_options *opt)
+{
+	an_ctx *ctx = dev->ctx;
+	dev->route = route;
+	TRY(route->open(dev, opt->libraries));
+	const char *chip = chip_name(dev);
+	an_status s = ane_quirks_set(ctx, chip, route->mask, opt->quirks, &dev->quirks);
+	if (s == AN_OK && chip)
+		s = ane_numerics_parse(ctx, chip, &dev->numerics);
+	if (s != AN_OK) {
+		route->close(dev);
+		return s;
+	}
+	if (chip)
+		dev->device->numerics = &dev->numerics; /* what is published of the chip: a plan may ask */
+	dev->device->info.numerics = chip ? chip : "unknown chip";
+	return AN_OK;
+}
+
+/* The first route that is there; why the others are not goes into the message. */
+static an_status open_first(apple_device *dev, const an_device_options *opt)
+{
+	str why;
+	str_init(&why, dev->ctx);
+	an_status s = AN_UNSUPPORTED;
+	for (int i = 0; s == AN_UNSUPPORTED && i < LENGTH(routes); i++) {
+		s = open_route(dev, routes[i], opt);
+		if (s == AN_UNSUPPORTED)
+			str_addf(&why, "%s%s: %s", i ? "; " : "", routes[i]->name, an_message(dev->ctx));
+	}
+	if (s == AN_UNSUPPORTED && (s = str_status(&why)) == AN_OK)
+		s = fail(dev->ctx, AN_UNSUPPORTED, "%s", why.data);
+	str_free(&why);
+	return s;
+}
+
+static an_status open_named(apple_device *dev, const an_device_options *opt)
+{
+	if (!strcmp(opt->name, "ane"))
+		return open_first(dev, opt);
+	for (int i = 0; i < LENGTH(routes); i++)
+		if (!strcmp(opt->name, routes[i]->name))
+			return open_route(dev, routes[i], opt);
+	return no_route(dev->ctx, opt->name);
+}
+
 static an_status apple_open(an_device *d, const an_device_options *opt)
 {
-	const apple_route *route = find_route(opt->name);
-	if (!route)
-		return no_route(d->ctx, opt->name);
 	if (opt->numerics)
 		return fail(d->ctx, AN_USAGE,
 			    "device \"%s\" has the engine's arithmetic; numerics \"%s\" is for \"soft\"",
-			    route->name, opt->numerics);
+			    opt->name, opt->numerics);
 	apple_device *dev = mem_zalloc(d->ctx, sizeof *dev);
 	if (!dev)
 		return fail_memory(d->ctx, sizeof *dev);
-	*dev = (apple_device){.device = d, .ctx = d->ctx, .route = route, .qos = 21};
+	*dev = (apple_device){.device = d, .ctx = d->ctx};
 	d->impl = dev;
-	an_status s = route->open(dev, opt->libraries);
-	const char *chip = s == AN_OK ? chip_name(dev) : NULL;
-	if (s == AN_OK && (s = ane_quirks_set(d->ctx, chip, opt->quirks, &dev->quirks)) != AN_OK)
-		route->close(dev);
-	if (s == AN_OK && chip && (s = ane_numerics_parse(d->ctx, chip, &dev->numerics)) != AN_OK)
-		route->close(dev);
+	an_status s = open_named(dev, opt);
 	if (s != AN_OK) {
 		mem_free(d->ctx, dev, sizeof *dev);
 		return s;
 	}
-	if (chip)
-		d->numerics = &dev->numerics; /* what is published of the chip: a plan may ask */
-	d->info.name = route->name;
-	d->info.numerics = chip ? chip : "unknown chip";
+	d->info.name = dev->route->name;
 	d->info.compiles_left = model_compiles_left(dev);
 	return AN_OK;
 }
@@ -100,8 +128,12 @@ static an_status apple_compile(an_device *d, an_function *f, an_executable *e)
 	apple_model *m = arena_alloc(&e->arena, sizeof *m);
 	if (!m)
 		return fail_memory(d->ctx, sizeof *m);
-	*m = (apple_model){
-	    .dev = d->impl, .name = e->name, .nin = e->ninputs, .nout = e->noutputs, .ports = e->ports};
+	*m = (apple_model){.dev = d->impl,
+			   .name = e->name,
+			   .nin = e->ninputs,
+			   .nout = e->noutputs,
+			   .ports = e->ports,
+			   .own = e->own};
 	an_status s = model_build(m, &e->arena, f);
 	if (s == AN_OK)
 		e->impl = m;
@@ -111,6 +143,8 @@ static an_status apple_compile(an_device *d, an_function *f, an_executable *e)
 }
 
 static void apple_free(an_executable *e) { model_free(e->impl); }
+static an_status apple_reload(an_executable *e, an_function *f) { return model_reload(e->impl, f); }
+static an_status apple_can_reload(an_device *d) { return model_can_reload(d->impl); }
 
 static an_status apple_text(const an_executable *e, str *out)
 {
@@ -209,6 +243,8 @@ static an_status new_call(an_call *call)
 /* A request names its memory: it is made again when that is another. */
 static an_status ready_request(apple_model *m, apple_call *c)
 {
+	if (!m->dev->route->request)
+		return AN_OK;
 	bool same = c->request;
 	for (int i = 0; i < m->nin + m->nout; i++) {
 		same = same && c->serial[i] == c->memory[i]->serial;
@@ -248,6 +284,8 @@ const device_ops apple_device_ops = {
     .supports = apple_supports,
     .compile = apple_compile,
     .free_executable = apple_free,
+    .reload = apple_reload,
+    .can_reload = apple_can_reload,
     .text = apple_text,
     .alloc = apple_alloc,
     .release = apple_release,

@@ -2,6 +2,9 @@
  * they are bound, every parameter written out, and the build info of a compiler that it knows. */
 #include "device/apple/apple.h"
 
+#include "mil/blob.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- Ports -------------------------------------------------------------------------------- */
@@ -30,7 +33,8 @@ static an_status order_ports(apple_model *m, arena *a)
 	order *by_size = arena_array(a, (size_t)n + 1, sizeof *by_size);
 	m->port = arena_array(a, (size_t)n + 1, sizeof *m->port);
 	m->bytes = arena_array(a, (size_t)n + 1, sizeof *m->bytes);
-	if (!by_size || !m->port || !m->bytes)
+	m->port_name = arena_array(a, (size_t)n + 1, sizeof *m->port_name);
+	if (!by_size || !m->port || !m->bytes || !m->port_name)
 		return fail_memory(m->dev->ctx, 0);
 	for (int i = 0; i < n; i++)
 		by_size[i] = (order){i, an_type_bytes(&m->ports[i].type)};
@@ -54,32 +58,103 @@ static const char *port_name(const apple_model *m, arena *a, int i)
 	return arena_printf(a, "%c%03d_%s", in ? 'i' : 'o', in ? i : i - m->nin, name);
 }
 
+/* ---- What cannot be met --------------------------------------------------------------------- */
+
+an_status dialect_breaks(const apple_device *dev, an_status status, int quirk, const char *fmt, ...)
+{
+	char what[400];
+	str text;
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof what, fmt, ap);
+	va_end(ap);
+	str_init(&text, dev->ctx);
+	ane_quirk_text(&text, quirk);
+	an_status s = str_status(&text);
+	if (s == AN_OK)
+		s = fail(dev->ctx, status, "%s, which breaks %s", what, text.data);
+	str_free(&text);
+	return s;
+}
+
 static an_status check_ports(const apple_model *m)
 {
-	const ane_quirks *quirks = &m->dev->quirks;
+	const int64_t *on = m->dev->quirks.value;
 	for (int i = 0; i < m->nin + m->nout; i++) {
 		const device_port *p = &m->ports[i];
-		int64_t least = quirks->value[QUIRK_MIN_WIDTH],
-			width = p->type.rank ? p->type.dim[p->type.rank - 1] : 1;
-		int broken = p->type.dtype == AN_BOOL && quirks->value[QUIRK_NO_BOOL_PORTS]
-				 ? QUIRK_NO_BOOL_PORTS
-			     : width < least ? QUIRK_MIN_WIDTH
-					     : -1;
-		if (broken < 0)
-			continue;
 		char type[120];
-		str text;
-		str_init(&text, m->dev->ctx);
-		ane_quirk_text(&text, broken);
-		an_status s = str_status(&text);
-		if (s == AN_OK)
-			s = fail(m->dev->ctx, AN_DEVICE, "function \"%s\": %s \"%s\" is %s, which breaks %s",
-				 m->name, i < m->nin ? "input" : "output", p->name,
-				 an_type_text(&p->type, type, sizeof type), text.data);
-		str_free(&text);
-		return s;
+		int broken = p->type.dtype == AN_BOOL && on[QUIRK_NO_BOOL_PORTS] ? QUIRK_NO_BOOL_PORTS
+			     : an_dtype_size((an_dtype)p->type.dtype) > 2 && on[QUIRK_SHORT_PORTS]
+				 ? QUIRK_SHORT_PORTS
+				 : -1;
+		if (broken >= 0)
+			return dialect_breaks(m->dev, AN_DEVICE, broken, "function \"%s\": %s \"%s\" is %s",
+					      m->name, i < m->nin ? "input" : "output", p->name,
+					      an_type_text(&p->type, type, sizeof type));
 	}
 	return AN_OK;
+}
+
+static an_status check_operations(const apple_model *m, const an_function *f)
+{
+	for (size_t i = 0; i < f->nops && m->dev->quirks.value[QUIRK_NO_CONCAT]; i++)
+		if (f->ops[i].op == OP_CONCAT)
+			return dialect_breaks(m->dev, AN_DEVICE, QUIRK_NO_CONCAT,
+					      "function \"%s\": operation \"%s\" is a concat", m->name,
+					      f->values[f->ops[i].results[0]].name);
+	return AN_OK;
+}
+
+/* ---- Widths --------------------------------------------------------------------------------- */
+
+/* A port whose last axis is too short, or of a length that does not do, is a wider one: inputs are sliced
+ * from element 0 on, outputs padded with 0. */
+int64_t dialect_width(const apple_device *dev, const an_type *t)
+{
+	int64_t unit = dev->quirks.value[QUIRK_WIDTH_MULTIPLE], width = t->rank ? t->dim[t->rank - 1] : 1;
+	width = MAX(width, dev->quirks.value[QUIRK_MIN_WIDTH]);
+	return unit ? (width + unit - 1) / unit * unit : width;
+}
+
+static an_type wide_type(const apple_device *dev, an_type t)
+{
+	int64_t width = dialect_width(dev, &t);
+	if (!t.rank && width > 1)
+		t.rank = 1;
+	if (t.rank)
+		t.dim[t.rank - 1] = (int32_t)width;
+	return t;
+}
+
+/* Axis 0 taken away, or made. */
+static an_value with_axes(an_builder *b, an_opcode op, an_value v)
+{
+	an_value out = AN_NO_VALUE;
+	const an_arg args[] = {{"x", AN_ARG_VALUE, .u.value = v},
+			       {"axes", AN_ARG_INTS, 1, {.ints = (int32_t[]){0}}}};
+	an_emit(b, op, NULL, args, LENGTH(args), &out, 1);
+	return out;
+}
+
+static an_value narrow(an_builder *b, an_value v, const an_type *to)
+{
+	v = an_slice(b, v, MAX(to->rank, 1) - 1, 0, to->rank ? to->dim[to->rank - 1] : 1);
+	return to->rank ? v : with_axes(b, OP_SQUEEZE, v);
+}
+
+static an_value widen(an_builder *b, an_value v, const an_type *from, const an_type *to)
+{
+	int32_t border[2 * AN_MAX_RANK] = {0};
+	an_value out = AN_NO_VALUE;
+	if (!from->rank)
+		v = with_axes(b, OP_EXPAND_DIMS, v);
+	border[2 * to->rank - 1] = to->dim[to->rank - 1] - (from->rank ? from->dim[to->rank - 1] : 1);
+	const an_arg args[] = {{"x", AN_ARG_VALUE, .u.value = v},
+			       {"pad", AN_ARG_INTS, 2 * to->rank, {.ints = border}},
+			       {"mode", AN_ARG_STRING, .u.s = "constant"},
+			       {"constant_val", AN_ARG_FLOAT, .u.f = 0}};
+	an_emit(b, OP_PAD, NULL, args, LENGTH(args), &out, 1);
+	return out;
 }
 
 /* ---- Parameters ----------------------------------------------------------------------------- */
@@ -179,34 +254,99 @@ static const mil_pair build_info[] = {{"coremlc-component-MIL", "3510.2.1"},
 				      {"coremltools-component-milinternal", ""},
 				      {"coremltools-version", "9.0"}};
 
-static an_status rewrite(apple_model *m, arena *a, an_program *to, const an_function *from)
+static an_status add_inputs(const apple_model *m, arena *a, an_function *f, const an_function *from,
+			    an_value *map)
 {
-	const ane_quirks *quirks = &m->dev->quirks;
+	an_builder b = an_builder_on(f);
+	an_value *wide = arena_array(a, (size_t)m->nin + 1, sizeof *wide);
+	if (!wide)
+		return fail_memory(m->dev->ctx, 0);
+	for (int i = 0; i < m->nin; i++) {
+		const an_type *t = &from->values[from->inputs[m->port[i]]].type;
+		const char *name = port_name(m, a, i);
+		if (!name)
+			return fail_memory(m->dev->ctx, 0);
+		TRY(fn_append_input(f, name, wide_type(m->dev, *t), AN_ROLE_DATA, &wide[i]));
+	}
+	for (int i = 0; i < m->nin; i++) {
+		an_value v = from->inputs[m->port[i]];
+		bool same = an_type_equal(&from->values[v].type, &f->values[wide[i]].type);
+		map[v] = same ? wide[i] : narrow(&b, wide[i], &from->values[v].type);
+	}
+	return b.status;
+}
+
+static an_status add_outputs(const apple_model *m, arena *a, an_function *f, const an_function *from,
+			     const an_value *map)
+{
+	an_builder b = an_builder_on(f);
+	for (int i = m->nin; i < m->nin + m->nout; i++) {
+		an_value v = map[from->outputs[m->port[i] - m->nin]];
+		const char *name = port_name(m, a, i);
+		an_type t = f->values[v].type, wide = wide_type(m->dev, t);
+		if (!name)
+			return fail_memory(m->dev->ctx, 0);
+		if (!an_type_equal(&t, &wide)) {
+			if (!strcmp(f->values[v].name, name)) { /* the wide one is called so */
+				const char *inner = fn_fresh_name(f, "narrow");
+				TRY(inner ? fn_rename(f, v, inner) : fail_memory(m->dev->ctx, 0));
+			}
+			v = widen(&b, v, &t, &wide);
+			TRY(b.status);
+		}
+		if (strcmp(f->values[v].name, name) && !(name = fn_fresh_name(f, name)))
+			return fail_memory(m->dev->ctx, 0);
+		if (strcmp(f->values[v].name, name))
+			TRY(fn_rename(f, v, name));
+		TRY(fn_add_output(f, v));
+	}
+	return AN_OK;
+}
+
+/* A constant that nothing uses makes the text, and with it the folder's name, unlike every other. */
+static an_status add_mark(const apple_model *m, an_function *f)
+{
+	const char *name = fn_fresh_name(f, m->mark), *text[] = {m->mark};
+	mil_literal lit = {.type = {.dtype = AN_STRING}, .kind = LIT_STRINGS, .strings = text};
+	an_value unused;
+	return name ? fn_append_const(f, name, false, &lit, &unused) : fail_memory(m->dev->ctx, 0);
+}
+
+/* One file per constant, with one record: what recorded clients have, and the only thing that works
+ * everywhere (a file for all fails on M1: maderix/ANE).  Numbered, so that the same program with other
+ * constants has the same. */
+static an_status name_blobs(an_function *f)
+{
+	int n = 0;
+	for (size_t i = 0; i < f->nops; i++)
+		for (uint32_t k = 0; k < f->ops[i].nattrs; k++) {
+			mil_literal *l = &f->ops[i].attrs[k].lit;
+			if (l->kind != LIT_BLOB || !l->bytes)
+				continue;
+			l->offset = BLOB_FIRST_OFFSET;
+			l->path = arena_printf(&f->program->arena, "@model_path/weights/w%d.bin", n++);
+			if (!l->path)
+				return fail_memory(f->program->ctx, 0);
+		}
+	return AN_OK;
+}
+
+static an_status rewrite(const apple_model *m, arena *a, an_program *to, const an_function *from)
+{
 	an_function *f;
 	an_value *map = arena_array(a, from->nvalues + OP_MAX_PARAMS, sizeof *map);
 	if (!map)
 		return fail_memory(to->ctx, 0);
 	TRY(an_function_new(to, "main", &f));
 	f->opset = from->opset;
-	for (int i = 0; i < m->nin; i++) {
-		an_value v = from->inputs[m->port[i]];
-		const char *name = port_name(m, a, i);
-		if (!name)
-			return fail_memory(to->ctx, 0);
-		TRY(fn_append_input(f, name, from->values[v].type, AN_ROLE_DATA, &map[v]));
-	}
+	TRY(add_inputs(m, a, f, from, map));
+	if (m->mark)
+		TRY(add_mark(m, f));
 	for (size_t i = 0; i < from->nops; i++)
-		TRY(quirks->value[QUIRK_EXPLICIT] ? copy_explicit(f, from, &from->ops[i], map, a)
-						  : fn_copy_op(f, from, &from->ops[i], map));
-	for (int i = m->nin; i < m->nin + m->nout; i++) {
-		an_value v = map[from->outputs[m->port[i] - m->nin]];
-		const char *name = port_name(m, a, i);
-		if (!name || !(name = strcmp(f->values[v].name, name) ? fn_fresh_name(f, name) : name))
-			return fail_memory(to->ctx, 0);
-		if (quirks->value[QUIRK_ORDERED_NAMES])
-			TRY(fn_rename(f, v, name));
-		TRY(fn_add_output(f, v));
-	}
+		TRY(m->dev->quirks.value[QUIRK_EXPLICIT] ? copy_explicit(f, from, &from->ops[i], map, a)
+							 : fn_copy_op(f, from, &from->ops[i], map));
+	TRY(add_outputs(m, a, f, from, map));
+	TRY(name_blobs(f));
 	return fn_verify(f);
 }
 
@@ -233,20 +373,38 @@ static an_status list_blobs(apple_model *m, arena *a, const an_program *p)
 	return AN_OK;
 }
 
-static an_status write_all(apple_model *m, arena *a, an_program *p, const an_function *f)
+static an_status write_program(const apple_model *m, arena *a, an_program *p, const an_function *f,
+			       const char *folder)
 {
-	const char *folder = f->program->model_path;
+	const char *model = f->program->model_path;
 	p->version_major = f->program->version_major;
 	p->version_minor = f->program->version_minor;
 	/* in place of what the program says of its own origin */
 	bool known = m->dev->quirks.value[QUIRK_BUILD_INFO];
 	p->info = known ? (mil_pair *)(uintptr_t)build_info : f->program->info;
 	p->ninfo = known ? LENGTH(build_info) : f->program->ninfo;
-	if (folder && !(p->model_path = arena_strdup(&p->arena, folder)))
+	if (model && !(p->model_path = arena_strdup(&p->arena, model)))
 		return fail_memory(p->ctx, 0);
 	TRY(rewrite(m, a, p, f));
+	return program_write_model(p, folder);
+}
+
+static an_status list_ports(apple_model *m, arena *a, const an_program *p)
+{
+	const an_function *f = p->functions[0];
+	for (int i = 0; i < m->nin + m->nout; i++) {
+		an_value v = i < m->nin ? f->inputs[i] : f->outputs[i - m->nin];
+		if (!(m->port_name[i] = arena_strdup(a, f->values[v].name)))
+			return fail_memory(p->ctx, 0);
+	}
+	return AN_OK;
+}
+
+static an_status write_all(apple_model *m, arena *a, an_program *p, const an_function *f)
+{
+	TRY(write_program(m, a, p, f, m->folder));
 	TRY(list_blobs(m, a, p));
-	TRY(program_write_model(p, m->folder));
+	TRY(list_ports(m, a, p));
 	return an_program_print(p, &m->text, &m->text_len);
 }
 
@@ -254,9 +412,24 @@ an_status dialect_write(apple_model *m, arena *a, an_function *f)
 {
 	an_program *p;
 	TRY(check_ports(m));
+	TRY(check_operations(m, f));
 	TRY(order_ports(m, a));
+	if (m->own && !(m->mark = arena_printf(a, "own %s", folder_name_of(m->folder))))
+		return fail_memory(m->dev->ctx, 0);
 	TRY(an_program_new(m->dev->ctx, &p));
 	an_status s = write_all(m, a, p, f);
+	an_program_free(p);
+	return s;
+}
+
+an_status dialect_write_again(const apple_model *m, an_function *f, const char *folder)
+{
+	an_program *p;
+	arena a;
+	TRY(an_program_new(m->dev->ctx, &p));
+	arena_init(&a, m->dev->ctx);
+	an_status s = write_program(m, &a, p, f, folder);
+	arena_free(&a);
 	an_program_free(p);
 	return s;
 }

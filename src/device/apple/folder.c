@@ -290,7 +290,7 @@ an_status folder_stage(apple_device *dev, arena *a, char **path)
 	return s;
 }
 
-static const char *last_part(const char *path) { return strrchr(path, '/') + 1; }
+const char *folder_name_of(const char *path) { return strrchr(path, '/') + 1; }
 
 an_status folder_claim(apple_device *dev, arena *a, const char *identifier, char **path)
 {
@@ -309,7 +309,7 @@ an_status folder_claim(apple_device *dev, arena *a, const char *identifier, char
 		s = io_error(dev->ctx, target, "cannot be made");
 		drop_name(dev, identifier);
 	} else if (s == AN_OK) {
-		const char *staged = last_part(*path);
+		const char *staged = folder_name_of(*path);
 		*path = target;
 		s = drop_name(dev, staged);
 	}
@@ -321,7 +321,7 @@ an_status folder_drop(apple_device *dev, const char *path)
 {
 	int lock;
 	TRY(registry_lock(dev, &lock));
-	an_status s = drop_name(dev, last_part(path));
+	an_status s = drop_name(dev, folder_name_of(path));
 	close(lock);
 	return s;
 }

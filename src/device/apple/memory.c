@@ -9,20 +9,21 @@ size_t memory_size(const apple_device *dev, size_t bytes)
 	return unit ? (bytes + unit - 1) / unit * unit : bytes;
 }
 
-/* Rows along the last axis; where the engine does not read packed data, they are 64 bytes apart or a
- * multiple of that (ane-guide chapter 17: the engine's tile). */
+/* Rows along the last axis, as wide as the engine's port; where the engine does not read packed data, they
+ * are 64 bytes apart or a multiple of that (ane-guide chapter 17: the engine's tile). */
 typedef struct layout {
 	size_t rows, row, stride; /* the last two in bytes */
 } layout;
 
 static layout layout_of(const apple_device *dev, const an_type *t)
 {
-	size_t bytes = an_type_bytes(t), row = an_dtype_size((an_dtype)t->dtype);
-	if (dev->quirks.value[QUIRK_PACKED])
-		return (layout){1, bytes, bytes};
+	size_t bytes = an_type_bytes(t), size = an_dtype_size((an_dtype)t->dtype), row = size;
+	size_t wide = (size_t)dialect_width(dev, t) * size;
 	if (t->rank)
 		row *= (size_t)t->dim[t->rank - 1];
-	return (layout){bytes / row, row, (row + 63) / 64 * 64};
+	if (!dev->quirks.value[QUIRK_PACKED])
+		return (layout){bytes / row, row, (wide + 63) / 64 * 64};
+	return row == wide ? (layout){1, bytes, bytes} : (layout){bytes / row, row, wide};
 }
 
 static const device_port *engine_port(const apple_model *m, int i) { return &m->ports[m->port[i]]; }
@@ -50,7 +51,8 @@ static bool direct(const apple_model *m, const an_call *call, int i)
 	const ane_quirks *quirks = &m->dev->quirks;
 	const an_buffer *b = call->bound[m->port[i]];
 	const apple_memory *memory = b->impl;
-	if (b->offset || !quirks->value[QUIRK_PACKED]) /* startOffset is ignored (dev-erik, libane) */
+	layout l = layout_of(m->dev, &b->type);
+	if (b->offset || l.stride != l.row) /* startOffset is ignored (dev-erik, libane) */
 		return false;
 	if (quirks->value[QUIRK_EQUAL_SIZE] ? memory->bytes != m->bytes[i] : memory->bytes < m->bytes[i])
 		return false;

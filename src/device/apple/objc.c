@@ -201,6 +201,8 @@ static an_status objc_describe(apple_model *m, char *identifier, size_t size)
 	return s;
 }
 
+static unsigned qos_of(const apple_device *dev) { return (unsigned)dev->quirks.value[QUIRK_QOS]; }
+
 typedef objc_bool (*with_options)(objc_id self, objc_sel selector, unsigned qos, objc_id options,
 				  objc_id *error);
 
@@ -211,7 +213,7 @@ static an_status call_with_options(apple_model *m, with_options call, objc_sel s
 	objc_id error = NULL, options = object_dictionary(dev, NULL, NULL, 0);
 	an_status s = AN_MEMORY;
 	if (options)
-		s = call(m->impl, selector, dev->qos, options, &error)
+		s = call(m->impl, selector, qos_of(dev), options, &error)
 			? AN_OK
 			: apple_failed(dev, error, "function \"%s\": -[_ANEInMemoryModel %s]", m->name, name);
 	own_drop(dev, &options);
@@ -238,7 +240,7 @@ static an_status objc_unload(apple_model *m)
 	void *scope = y->objc_autoreleasePoolPush();
 	objc_id error = NULL;
 	an_status s = AN_OK;
-	if (!y->unload.call(m->impl, y->unload.selector, dev->qos, &error))
+	if (!y->unload.call(m->impl, y->unload.selector, qos_of(dev), &error))
 		s = apple_failed(dev, error, "function \"%s\": -[_ANEInMemoryModel unloadWithQoS:error:]",
 				 m->name);
 	y->objc_autoreleasePoolPop(scope);
@@ -316,7 +318,8 @@ static an_status objc_evaluate(apple_model *m, apple_call *c)
 	void *scope = y->objc_autoreleasePoolPush();
 	objc_id error = NULL, options = object_dictionary(dev, NULL, NULL, 0);
 	an_status s = AN_MEMORY;
-	if (options && y->evaluate.call(m->impl, y->evaluate.selector, dev->qos, options, c->request, &error))
+	if (options &&
+	    y->evaluate.call(m->impl, y->evaluate.selector, qos_of(dev), options, c->request, &error))
 		s = AN_OK;
 	else if (options)
 		s = apple_failed(
@@ -331,7 +334,7 @@ static an_status objc_evaluate(apple_model *m, apple_call *c)
 
 static an_status objc_open(apple_device *dev, const char *libraries)
 {
-	TRY(symbols_open(dev->ctx, libraries, &dev->sym));
+	TRY(symbols_open(dev->ctx, libraries, ANE_ROUTE_OBJC, &dev->sym));
 	char dir[1000];
 	void *scope = dev->sym.objc_autoreleasePoolPush();
 	bool there = object_text(dev, dev->sym.NSTemporaryDirectory(), dir, sizeof dir);
@@ -352,6 +355,7 @@ static void objc_close(apple_device *dev)
 
 const apple_route objc_route = {
     .name = "ane:objc",
+    .mask = ANE_ROUTE_OBJC,
     .open = objc_open,
     .close = objc_close,
     .alloc = objc_alloc,

@@ -80,7 +80,10 @@ static const struct {
      "the engine did not take the surfaces: one is too small, sizes differ, the last axis is short, or "
      "`tile` ran before in this process (--quirks min_surface, equal_size, min_width)"},
     {"must re-compile", "more than 127 programs are loaded, or the program was compiled by another process"},
-    {"must Re-compile", "more than 127 programs are loaded, or the program was compiled by another process"},
+    {"Must re-compile", "more than 127 programs are loaded, or the program was compiled by another process"},
+    {"Invalid BufferType", "buffers are of type 0 (host), 1 (mapped) or 2 (IOSurface)"},
+    {"ReadyForEncode", "an operation was prepared while a stream still held it; try --quirks prepared=off"},
+    {"must be 'fp16'", "inputs and outputs of this route have at most 16 bits (--quirks short_ports)"},
     {"rank 6", "tensors have at most 5 axes"},
     {"exceeds ANE family", "an axis is longer than the chip allows"},
     {"InvalidMILProgram",
@@ -106,26 +109,27 @@ static const char *reading_of(const char *text)
 	return NULL;
 }
 
+an_status apple_says(apple_device *dev, const char *what, const char *text, const char *domain, long code)
+{
+	const char *meaning = reading_of(text);
+	return fail(dev->ctx, AN_DEVICE, "%s failed: %s (%s %ld)%s%s", what,
+		    text[0] ? text : "no description", domain[0] ? domain : "error", code,
+		    meaning ? "; what is known of it: " : "", meaning ? meaning : "");
+}
+
 an_status apple_failed(apple_device *dev, cf_ref error, const char *fmt, ...)
 {
 	const apple_symbols *y = &dev->sym;
 	char text[2000] = "", domain[200] = "", what[300];
-	cf_index code = 0;
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(what, sizeof what, fmt, ap);
 	va_end(ap);
-	if (error) {
-		cf_ref words = own(dev, y->CFErrorCopyDescription(error), true);
-		object_text(dev, words, text, sizeof text);
-		own_drop(dev, &words);
-		object_text(dev, y->CFErrorGetDomain(error), domain, sizeof domain);
-		code = y->CFErrorGetCode(error);
-	}
-	const char *meaning = reading_of(text);
 	if (!error)
 		return fail(dev->ctx, AN_DEVICE, "%s failed, and the system does not say why", what);
-	return fail(dev->ctx, AN_DEVICE, "%s failed: %s (%s %ld)%s%s", what,
-		    text[0] ? text : "no description", domain[0] ? domain : "error", code,
-		    meaning ? "; what is known of it: " : "", meaning ? meaning : "");
+	cf_ref words = own(dev, y->CFErrorCopyDescription(error), true);
+	object_text(dev, words, text, sizeof text);
+	own_drop(dev, &words);
+	object_text(dev, y->CFErrorGetDomain(error), domain, sizeof domain);
+	return apple_says(dev, what, text, domain, y->CFErrorGetCode(error));
 }

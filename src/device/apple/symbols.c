@@ -5,9 +5,10 @@
 #include <stdio.h>
 
 static const struct {
+	unsigned routes;
 	const char *file, *path, *what, *known;
 } libraries[] = {
-#define LIBRARY(id, file, path, what, known) {file, path, what, known},
+#define LIBRARY(id, routes, file, path, what, known) {routes, file, path, what, known},
 #include "device/apple/symbols.def"
 };
 
@@ -113,26 +114,12 @@ static an_status find_method(an_ctx *ctx, const apple_symbols *y, int class, met
 
 /* ---- All of it ------------------------------------------------------------------------ */
 
-static an_status find_all(an_ctx *ctx, const char *folder, apple_symbols *y)
+/* Classes, and the methods that every message goes through: objc_msgSend with the types of each. */
+static an_status find_classes(an_ctx *ctx, apple_symbols *y)
 {
-	for (int i = 0; i < LIBRARY_COUNT; i++)
-		TRY(open_library(ctx, folder, i, &y->library[i]));
-		/* ISO C has no conversion from an object to a function pointer; POSIX says how dlsym's is
-		 * done */
-#define FUNCTION(from, result, name, parameters)                         \
-	*(void **)(&y->name) = dlsym(y->library[LIBRARY_##from], #name); \
-	if (!y->name)                                                    \
-		return missing(ctx, LIBRARY_##from, "function", #name);
-#define DATA(from, name)                                    \
-	y->name = dlsym(y->library[LIBRARY_##from], #name); \
-	if (!y->name)                                       \
-		return missing(ctx, LIBRARY_##from, "variable", #name);
-#include "device/apple/symbols.def"
 	for (int i = 0; i < CLASS_COUNT; i++)
 		if (!(y->class[i] = y->objc_getClass(class_names[i])))
 			return missing(ctx, LIBRARY_ANE, "class", class_names[i]);
-			/* every message goes through one of these: objc_msgSend with the types of its method
-			 */
 #define METHOD(member, class, kind, text, layout, ...)                                    \
 	TRY(find_method(ctx, y, CLASS_##class, kind, text, layout, &y->member.selector)); \
 	*(void **)(&y->member.call) = *(void **)(&y->objc_msgSend);
@@ -140,10 +127,27 @@ static an_status find_all(an_ctx *ctx, const char *folder, apple_symbols *y)
 	return AN_OK;
 }
 
-an_status symbols_open(an_ctx *ctx, const char *folder, apple_symbols *out)
+static an_status find_all(an_ctx *ctx, const char *folder, unsigned route, apple_symbols *y)
+{
+	for (int i = 0; i < LIBRARY_COUNT; i++)
+		if (libraries[i].routes & route)
+			TRY(open_library(ctx, folder, i, &y->library[i]));
+			/* ISO C has no conversion from an object to a function pointer; POSIX says how
+			 * dlsym's is done */
+#define FIND(from, what, name, at)                                                \
+	if (y->library[LIBRARY_##from] &&                                         \
+	    !(*(void **)(at) = (void *)dlsym(y->library[LIBRARY_##from], #name))) \
+		return missing(ctx, LIBRARY_##from, what, #name);
+#define FUNCTION(from, result, name, parameters) FIND(from, "function", name, &y->name)
+#define DATA(from, name)                         FIND(from, "variable", name, &y->name)
+#include "device/apple/symbols.def"
+	return y->library[LIBRARY_ANE] ? find_classes(ctx, y) : AN_OK;
+}
+
+an_status symbols_open(an_ctx *ctx, const char *folder, unsigned route, apple_symbols *out)
 {
 	*out = (apple_symbols){0};
-	an_status s = find_all(ctx, folder, out);
+	an_status s = find_all(ctx, folder, route, out);
 	if (s != AN_OK)
 		symbols_close(out);
 	return s;

@@ -2,6 +2,7 @@
 #ifndef DEVICE_APPLE_SYMBOLS_H
 #define DEVICE_APPLE_SYMBOLS_H
 
+#include "ane/quirks.h"
 #include "base/base.h"
 
 typedef const void *cf_ref; /* any CoreFoundation object; the bridged classes are the same objects */
@@ -47,9 +48,10 @@ typedef struct apple_symbols {
 #include "device/apple/symbols.def"
 } apple_symbols;
 
-/* Opens the libraries (below `folder`, if it is not NULL, in place of the system's) and finds
- * everything.  AN_UNSUPPORTED: something is not there; the message has its name and what is known of it. */
-an_status symbols_open(an_ctx *ctx, const char *folder, apple_symbols *out);
+/* Opens the libraries that a route needs (below `folder`, if it is not NULL, in place of the system's) and
+ * finds everything in them.  What the route does not need stays NULL.  AN_UNSUPPORTED: something is not
+ * there; the message has its name and what is known of it. */
+an_status symbols_open(an_ctx *ctx, const char *folder, unsigned route, apple_symbols *out);
 void symbols_close(apple_symbols *y);
 
 #endif
