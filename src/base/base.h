@@ -28,6 +28,7 @@ struct an_ctx {
 	uint32_t isa; /* mask of isa_* bits, see base/isa.h */
 	char isa_text[160];
 	pool *workers; /* created on first use; see ctx_pool() */
+	int transient; /* > 0: files written now need not outlive the machine, and are not flushed to disk */
 	char *message; /* owned; NULL or the last message */
 	size_t message_cap;
 	char message_fallback[128]; /* when there is no memory for the message */

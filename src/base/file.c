@@ -188,7 +188,7 @@ an_status file_commit(file_out *f)
 {
 	push(f, f->buffer, f->used);
 	f->used = 0;
-	if (!f->error && fsync(f->fd) != 0 && errno != EINVAL && errno != EROFS)
+	if (!f->error && !f->ctx->transient && fsync(f->fd) != 0 && errno != EINVAL && errno != EROFS)
 		f->error = errno;
 	if (!f->error && rename(f->temporary, f->path) != 0)
 		f->error = errno;

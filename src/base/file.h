@@ -16,7 +16,8 @@ void file_close_view(an_ctx *ctx, file_view *v);
 /* Writing a file that appears under its name only when it is complete: data goes to
  * "path.tmp-PID", which file_commit flushes to disk (fsync) and renames; file_abandon
  * removes it.  Errors are sticky: writes may go unchecked, commit reports the first,
- * removes the temporary file and leaves the old one as it was. */
+ * removes the temporary file and leaves the old one as it was.  While ctx->transient is set
+ * nothing is flushed. */
 typedef struct file_out file_out;
 an_status file_create(an_ctx *ctx, const char *path, file_out **out);
 void file_write(file_out *f, const void *p, size_t n);

@@ -413,5 +413,8 @@ an_status an_program_write(const an_program *p, const char *dir, const char *ste
 
 an_status program_write_model(const an_program *p, const char *dir)
 {
-	return write_program(p, dir, "model", false);
+	p->ctx->transient++;
+	an_status s = write_program(p, dir, "model", false);
+	p->ctx->transient--;
+	return s;
 }
