@@ -243,7 +243,8 @@ an_device *cli_open_device(an_ctx *ctx, const cli_device *d, const char *default
 					     : soft      ? default_numerics
 							 : NULL,
 				 .quirks = d->quirks,
-				 .libraries = d->libraries};
+				 .libraries = d->libraries,
+				 .count_beside = d->count_beside};
 	an_device *device;
 	cli_check_name(ctx, an_device_open(ctx, &opt, &device));
 	return device;

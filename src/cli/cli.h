@@ -58,6 +58,7 @@ int cli_parse(const cli_command *cmd, const cli_option *rows, int nrows, int arg
 /* Options of everything that runs on a device. */
 typedef struct cli_device {
 	const char *device, *numerics, *isa, *quirks, *libraries;
+	bool count_beside;
 	int threads;
 } cli_device;
 const char *cli_numerics_name(int i); /* of profile i; NULL after the last */
@@ -65,8 +66,9 @@ const char *cli_numerics_name(int i); /* of profile i; NULL after the last */
 	{.help = "Device"}, \
 	{"numerics", "PROFILE", "; \"anneal ops --numerics\" explains them (default " default_numerics ")", \
 	 .names = cli_numerics_name, .text = &(d).numerics}, \
-	{"device", "NAME", "where programs run: soft (default), or ane, Apple's Neural Engine", .text = &(d).device}, \
+	{"device", "NAME", "where programs run: soft (default), or ane, Apple's Neural Engine (ane:objc, ane:e5rt: by this route)", .text = &(d).device}, \
 	{"quirks", "LIST", "ane: habits of the engine to meet, e.g. equal_size=on,min_width=32", .text = &(d).quirks}, \
+	{"count-beside", NULL, "ane: count losses on the software engine beside it (slow)", .flag = &(d).count_beside}, \
 	{"libraries", "DIR", "ane: folder with stand-ins for Apple's libraries (for tests)", .text = &(d).libraries}, \
 	{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &(d).threads}, \
 	{"isa", "SETS", "instruction sets to use: portable, or avx2,avx512 and so on (default: all)", .text = &(d).isa}

@@ -422,7 +422,7 @@ an_status an_executable_text(const an_executable *e, char **text, size_t *len)
 
 an_status an_device_count(an_device *d, bool on)
 {
-	if (on && !d->ops->counts)
+	if (on && !d->counts)
 		return fail(d->ctx, AN_DEVICE, "device \"%s\" cannot count what its arithmetic loses",
 			    d->info.name);
 	d->counting = on;

@@ -40,7 +40,6 @@ typedef struct device_ops {
 	int (*kernels)(const an_executable *e);
 	an_status (*kernel)(an_executable *e, int i, an_kernel *out);
 	void (*reset_times)(an_executable *e);
-	bool counts; /* calls add to their executable's counts while the device is counting */
 } device_ops;
 
 struct an_device {
@@ -49,6 +48,7 @@ struct an_device {
 	an_device_info info;
 	const ane_numerics *numerics; /* what info.numerics names; NULL: not in the table */
 	void *impl;
+	bool counts; /* set by open: calls add to their executable's counts while the device is counting */
 	bool counting, timing;
 	an_executable *executables; /* linked through next */
 	an_buffer *buffers;

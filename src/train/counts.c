@@ -309,7 +309,7 @@ an_status counts_check_gradients(an_trainer *t, bool counted)
 	bool *fresh = arena_array(&a, (size_t)an_model_params(t->model), sizeof *fresh);
 	an_status s = fresh ? AN_OK : fail_memory(t->ctx, 0);
 	int n = s == AN_OK ? newly_zero(t, fresh) : 0;
-	if (n && !t->device->ops->counts) {
+	if (n && !t->device->counts) {
 		log_text(t->ctx, AN_LOG_WARNING,
 			 "update %lld: gradients of %d parameters are exactly zero; device \"%s\" cannot say "
 			 "whether its arithmetic lost them, \"soft\" with a chip's numerics can",

@@ -23,7 +23,7 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	t->dir_lock = -1;
 	arena_init(&t->arena, ctx);
 	t->precision = d->numerics && CHOSEN(d->numerics, PRODUCT, FAST) ? K_FAST : K_EXACT;
-	t->fixed = d->ops->counts && d->numerics && CHOSEN(d->numerics, PRODUCT, FIXED);
+	t->fixed = d->counts && d->numerics && CHOSEN(d->numerics, PRODUCT, FIXED);
 	an_status s = train_resolve(ctx, m, opt, &t->o);
 	if (s == AN_OK && t->o.weights == AN_WEIGHTS_RELOAD && !d->ops->reload)
 		s = fail(ctx, AN_UNSUPPORTED,

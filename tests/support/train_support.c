@@ -50,11 +50,16 @@ void learnable_tokens(int32_t *out, int n, int32_t vocab, uint64_t seed)
 
 void setup_open(setup *s, int threads, const char *numerics, const an_llama_config *config)
 {
+	setup_open_on(s, threads, &(an_device_options){.numerics = numerics}, config);
+}
+
+void setup_open_on(setup *s, int threads, const an_device_options *device, const an_llama_config *config)
+{
 	int32_t ids[1500];
 	an_ctx_options o = {.threads = threads};
 	*s = (setup){0};
 	assert_int_equal(an_ctx_open(&o, &s->ctx), AN_OK);
-	check_ok(s->ctx, an_device_open(s->ctx, &(an_device_options){.numerics = numerics}, &s->device));
+	check_ok(s->ctx, an_device_open(s->ctx, device, &s->device));
 	check_ok(s->ctx, an_llama_new(s->ctx, config ? config : &small_config, &s->model));
 	int32_t vocab = an_model_config(s->model)->vocab;
 	learnable_tokens(ids, 1500, vocab, 7);
@@ -77,6 +82,64 @@ void setup_close(setup *s)
 	an_model_free(s->model);
 	an_device_close(s->device);
 	an_ctx_close(s->ctx);
+}
+
+/* ---- Results -------------------------------------------------------------------------- */
+
+static float *copy(const float *x, int64_t n)
+{
+	float *y = malloc((size_t)n * sizeof *y);
+	assert_non_null(y);
+	memcpy(y, x, (size_t)n * sizeof *y);
+	return y;
+}
+
+result result_of(const an_llama_config *c, const an_device_options *device, const an_train_options *o)
+{
+	setup s;
+	result r = {0};
+	setup_open_on(&s, 2, device, c);
+	setup_trainer(&s, o, NULL);
+	r.params = an_model_param_block(s.model);
+	for (int i = 0; i < o->steps; i++) {
+		check_ok(s.ctx, an_trainer_step(s.trainer));
+		assert_null(an_trainer_skipped(s.trainer));
+		r.loss[i] = an_trainer_loss(s.trainer);
+		r.scale[i] = an_trainer_loss_scale(s.trainer);
+		if (i == 0)
+			r.gradients = copy(an_trainer_gradients(s.trainer), r.params);
+	}
+	r.weights = copy(an_trainer_weights(s.trainer), r.params);
+	check_ok(s.ctx, an_trainer_evaluate(s.trainer, 0, &r.valid, NULL));
+	const an_plan_entry *e;
+	int n = an_trainer_plan(s.trainer, &e);
+	for (int i = 0; i < n; i++) {
+		r.device += e[i].host == AN_HOST_NONE;
+		r.host += e[i].host == AN_HOST_PROGRAM;
+	}
+	setup_close(&s);
+	return r;
+}
+
+void result_free(result *r)
+{
+	free(r->gradients);
+	free(r->weights);
+}
+
+void result_same(const char *what, const result *want, const result *have)
+{
+	assert_int_equal(want->params, have->params);
+	for (int i = 0; i < 32; i++)
+		if (want->loss[i] != have->loss[i] || want->scale[i] != have->scale[i])
+			fail_msg("%s: after update %d the loss is %.17g, not %.17g; the loss scale %g, not %g", what,
+				 i + 1, have->loss[i], want->loss[i], have->scale[i], want->scale[i]);
+	for (int64_t i = 0; i < want->params; i++)
+		if (memcmp(&want->gradients[i], &have->gradients[i], sizeof(float)))
+			fail_msg("%s: gradient %lld is %g, not %g", what, (long long)i,
+				 (double)have->gradients[i], (double)want->gradients[i]);
+	assert_memory_equal(want->weights, have->weights, (size_t)want->params * sizeof(float));
+	assert_true(want->valid == have->valid);
 }
 
 /* ---- Files ---------------------------------------------------------------------------- */

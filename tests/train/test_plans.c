@@ -32,64 +32,9 @@ static const an_train_options base = {.batch = 2,
 				      .eval_every = -1,
 				      .save_every = -1};
 
-/* What a training gives: gradients of its first update, weights after all, losses. */
-typedef struct result {
-	float *gradients, *weights;
-	double loss[8], valid;
-	int64_t params;
-	int device, host; /* programs of a micro-batch */
-} result;
-
-static float *copy(const float *x, int64_t n)
-{
-	float *y = malloc((size_t)n * sizeof *y);
-	assert_non_null(y);
-	memcpy(y, x, (size_t)n * sizeof *y);
-	return y;
-}
-
 static result train(const an_llama_config *c, const char *numerics, const an_train_options *o)
 {
-	setup s;
-	result r = {0};
-	setup_open(&s, 2, numerics, c);
-	setup_trainer(&s, o, NULL);
-	r.params = an_model_param_block(s.model);
-	for (int i = 0; i < o->steps; i++) {
-		check_ok(s.ctx, an_trainer_step(s.trainer));
-		assert_null(an_trainer_skipped(s.trainer));
-		r.loss[i] = an_trainer_loss(s.trainer);
-		if (i == 0)
-			r.gradients = copy(an_trainer_gradients(s.trainer), r.params);
-	}
-	r.weights = copy(an_trainer_weights(s.trainer), r.params);
-	check_ok(s.ctx, an_trainer_evaluate(s.trainer, 0, &r.valid, NULL));
-	const an_plan_entry *e;
-	int n = an_trainer_plan(s.trainer, &e);
-	for (int i = 0; i < n; i++) {
-		r.device += e[i].host == AN_HOST_NONE;
-		r.host += e[i].host == AN_HOST_PROGRAM;
-	}
-	setup_close(&s);
-	return r;
-}
-
-static void result_free(result *r)
-{
-	free(r->gradients);
-	free(r->weights);
-}
-
-static void same_bits(const char *what, const result *a, const result *b)
-{
-	assert_int_equal(a->params, b->params);
-	for (int64_t i = 0; i < a->params; i++)
-		if (memcmp(&a->gradients[i], &b->gradients[i], sizeof(float)))
-			fail_msg("%s: gradient %lld is %g, not %g", what, (long long)i, b->gradients[i],
-				 a->gradients[i]);
-	assert_memory_equal(a->weights, b->weights, (size_t)a->params * sizeof(float));
-	assert_memory_equal(a->loss, b->loss, sizeof a->loss);
-	assert_true(a->valid == b->valid);
+	return result_of(c, &(an_device_options){.numerics = numerics}, o);
 }
 
 static void layers_in_one_program(void **state)
@@ -102,7 +47,7 @@ static void layers_in_one_program(void **state)
 		an_train_options o = base;
 		o.layers_per_program = k;
 		result r = train(&five, "ieee", &o);
-		same_bits("layers in one program", &whole, &r);
+		result_same("layers in one program", &whole, &r);
 		assert_int_equal(r.device, expected[k]);
 		result_free(&r);
 	}
@@ -116,12 +61,12 @@ static void splits_change_no_bit(void **state)
 	an_train_options o = base;
 	o.split = "half";
 	result halves = train(NULL, "ieee", &o);
-	same_bits("half", &whole, &halves);
+	result_same("half", &whole, &halves);
 	assert_int_equal(halves.device, 2 * (2 * 2 + 1));
 	assert_int_equal(halves.host, 0);
 	o.split = "six";
 	result six = train(NULL, "ieee", &o);
-	same_bits("six", &whole, &six);
+	result_same("six", &whole, &six);
 	assert_int_equal(six.device, 2 * 6 + 2);
 	assert_int_equal(six.host, 2 * 4);
 	result_free(&whole);
@@ -138,7 +83,7 @@ static void host_beside_a_chip(void **state)
 	result whole = train(NULL, "m4", &o);
 	o.split = "half";
 	result halves = train(NULL, "m4", &o);
-	same_bits("half", &whole, &halves);
+	result_same("half", &whole, &halves);
 	o.split = "six";
 	result six = train(NULL, "m4", &o);
 	/* Ties away from zero instead of to even, in some 8 of the operations behind a gradient: at most an
@@ -182,7 +127,7 @@ static void weight_gradients_on_the_device(void **state)
 		if (i == 0)
 			first = r;
 		else {
-			same_bits(splits[i], &first, &r);
+			result_same(splits[i], &first, &r);
 			result_free(&r);
 		}
 	}
@@ -207,7 +152,7 @@ static void weight_policies(void **state)
 				char what[64];
 				snprintf(what, sizeof what, "%s, split %s, policy %d", numerics[i],
 					 splits[j] ? splits[j] : "none", w);
-				same_bits(what, &dynamic, &r);
+				result_same(what, &dynamic, &r);
 				assert_int_equal(r.device, dynamic.device);
 				result_free(&r);
 			}

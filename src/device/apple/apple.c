@@ -57,7 +57,13 @@ static an_status open_route(apple_device *dev, const apple_route *route, const a
 	if (chip)
 		dev->device->numerics = &dev->numerics; /* what is published of the chip: a plan may ask */
 	dev->device->info.numerics = chip ? chip : "unknown chip";
-	return AN_OK;
+	if (opt->count_beside && (s = beside_open(dev, chip)) != AN_OK) {
+		an_device_close(dev->beside);
+		dev->beside = NULL;
+		route->close(dev);
+	}
+	dev->device->counts = s == AN_OK && dev->beside;
+	return s;
 }
 
 /* The first route that is there; why the others are not goes into the message. */
@@ -111,6 +117,7 @@ static an_status apple_open(an_device *d, const an_device_options *opt)
 static void apple_close(an_device *d)
 {
 	apple_device *dev = d->impl;
+	an_device_close(dev->beside);
 	dev->route->close(dev);
 	mem_free(d->ctx, dev, sizeof *dev);
 }
@@ -135,6 +142,8 @@ static an_status apple_compile(an_device *d, an_function *f, an_executable *e)
 			   .ports = e->ports,
 			   .own = e->own};
 	an_status s = model_build(m, &e->arena, f);
+	if (s == AN_OK)
+		s = beside_compile(m, &e->arena, f);
 	if (s == AN_OK)
 		e->impl = m;
 	else
@@ -264,6 +273,8 @@ static an_status apple_submit(an_call *call)
 		TRY(new_call(call));
 	apple_call *c = call->impl;
 	TRY(model_ready(m));
+	if (call->exe->device->counting)
+		TRY(beside_run(m, call));
 	TRY(memory_prepare(m, call, c));
 	TRY(ready_request(m, c));
 	TRY(m->dev->route->evaluate(m, c));

@@ -10,6 +10,7 @@
  *   model.c      the budget of compiles, the programs that are loaded, new weights for one
  *   objc.c       the route through _ANEInMemoryModel and IOSurfaces
  *   e5rt.c       the route through the C functions of Espresso
+ *   beside.c     counting what is lost, on the software engine
  *   apple.c      the device
  *
  * A route is how programs reach the engine: one row of functions.  Everything that holds for all of them
@@ -83,6 +84,7 @@ struct apple_device {
 	/* whether loading again reads the weights again: not tried yet, being tried, it does, it does not */
 	enum { RELOAD_UNKNOWN, RELOAD_TRYING, RELOAD_WORKS, RELOAD_FAILS } reload;
 	struct folder_keeper *keeper;
+	an_device *beside; /* beside.c; NULL: it does not count */
 };
 
 /* A compiled function. */
@@ -105,6 +107,9 @@ struct apple_model {
 	int nblobs;
 	char *folder; /* where text and blobs are; ends as what `describe` asked for */
 	void *impl;   /* the route's */
+	an_executable *beside; /* the same on the software engine, with buffers of its own by port */
+	an_call *beside_call;
+	an_buffer **beside_port;
 };
 
 /* ---- object.c ------------------------------------------------------------------------- */
@@ -164,6 +169,16 @@ an_status memory_prepare(apple_model *m, an_call *call, apple_call *c);
 an_status memory_finish(apple_model *m, an_call *call, apple_call *c);
 /* Sets m->bytes. */
 void memory_plan(apple_model *m);
+
+/* ---- beside.c ------------------------------------------------------------------------- */
+
+/* Without dev->beside the others do nothing. */
+an_status beside_open(apple_device *dev, const char *chip);
+an_status beside_compile(apple_model *m, arena *a, an_function *f);
+void beside_free(apple_model *m);
+an_status beside_reload(apple_model *m, an_function *f);
+/* Counts what a call is about to lose. */
+an_status beside_run(apple_model *m, an_call *call);
 
 /* ---- model.c -------------------------------------------------------------------------- */
 

@@ -155,6 +155,7 @@ an_status model_build(apple_model *m, arena *a, an_function *f)
 void model_free(apple_model *m)
 {
 	apple_device *dev = m->dev;
+	beside_free(m);
 	if (m->loaded && unload(m) != AN_OK)
 		log_text(dev->ctx, AN_LOG_WARNING, "%s", an_message(dev->ctx));
 	if (m->described)
@@ -311,5 +312,8 @@ an_status model_can_reload(apple_device *dev)
 an_status model_reload(apple_model *m, an_function *f)
 {
 	TRY(model_can_reload(m->dev));
-	return replace(m, f);
+	TRY(replace(m, f));
+	an_status s = beside_reload(m, f);
+	m->broken = s != AN_OK;
+	return s;
 }

@@ -15,6 +15,7 @@ static an_status soft_open(an_device *d, const an_device_options *opt)
 	d->numerics = &dev->numerics;
 	d->info.numerics = dev->numerics.name;
 	d->impl = dev;
+	d->counts = true;
 	return AN_OK;
 }
 
@@ -130,5 +131,4 @@ const device_ops soft_device_ops = {
     .kernels = soft_kernels,
     .kernel = soft_kernel,
     .reset_times = soft_reset_times,
-    .counts = true,
 };
