@@ -26,9 +26,10 @@ typedef struct an_device_options {
 	const char
 	    *quirks; /* ane: which of the engine's to meet (an_quirk_at): "equal_size=on,min_width=32" */
 	const char
-	    *libraries; /* ane: folder of stand-ins for Apple's libraries (tests); NULL: the system's */
-	bool count_beside; /* ane: the device can count, because what counts also runs on the software engine in
-			    * the chip's profile: slow, twice the memory, and as right as what is published */
+	    *libraries;    /* ane: folder of stand-ins for Apple's libraries (tests); NULL: the system's */
+	bool count_beside; /* ane: the device can count, because what counts also runs on the software engine
+			    * in the chip's profile: slow, twice the memory, and as right as what is published
+			    */
 } an_device_options;
 
 typedef struct an_device_info {
@@ -84,8 +85,8 @@ typedef struct an_counts {
 	double largest;   /* magnitude of a finite result */
 } an_counts;
 
-/* From now on calls of this device count, or do not (as at first).  AN_DEVICE: it cannot ("soft" can, "ane" with
- * count_beside). */
+/* From now on calls of this device count, or do not (as at first).  AN_DEVICE: it cannot ("soft" can, "ane"
+ * with count_beside). */
 AN_API an_status an_device_count(an_device *d, bool on);
 /* What calls of `e` counted for operation `op` of its function, or with -1 for all, since the last reset.
  * Composite operations count all of their parts. */

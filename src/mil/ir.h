@@ -226,8 +226,8 @@ uint64_t lit_hash(const mil_literal *l);
 /* Makes sure that every LIT_BLOB literal of the program has bytes: opens and checks the
  * files (see lenient_blobs), converts nothing.  The bytes live as long as the program. */
 an_status program_load_blobs(an_program *p);
-/* an_program_write as dir/model.mil, without the table of parameters: what Apple's compiler reads.  A folder of
- * passing: its files are not flushed to disk. */
+/* an_program_write as dir/model.mil, without the table of parameters: what Apple's compiler reads.  A folder
+ * of passing: its files are not flushed to disk. */
 an_status program_write_model(const an_program *p, const char *dir);
 
 /* ---- Normalised views of ops' parameters, shared by infer, grad and the devices --- */

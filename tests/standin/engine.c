@@ -15,9 +15,9 @@ bool engine_start(unsigned route)
 		return false;
 	if (ane_quirks_set(engine_ctx, s->profile, route, s->quirks, &engine_quirks) != AN_OK)
 		standin_crash("%s", an_message(engine_ctx));
-	return engine || an_device_open(engine_ctx,
-					&(an_device_options){.name = "soft", .numerics = s->profile},
-					&engine) == AN_OK;
+	return engine ||
+	       an_device_open(engine_ctx, &(an_device_options){.name = "soft", .numerics = s->profile},
+			      &engine) == AN_OK;
 }
 
 void engine_stop(void)
@@ -63,8 +63,8 @@ static void order_ports(program *p, int first, int n)
 	for (int i = first; i < first + n; i++)
 		p->order[i] = i;
 	for (int i = first + 1; engine_quirks.value[QUIRK_ORDERED_NAMES] && i < first + n; i++)
-		for (int k = i;
-		     k > first && strcmp(engine_port(p, k - 1, NULL), engine_port(p, k, NULL)) > 0; k--) {
+		for (int k = i; k > first && strcmp(engine_port(p, k - 1, NULL), engine_port(p, k, NULL)) > 0;
+		     k--) {
 			int swapped = p->order[k];
 			p->order[k] = p->order[k - 1];
 			p->order[k - 1] = swapped;

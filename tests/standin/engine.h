@@ -1,5 +1,5 @@
-/* The engine behind the stand-ins: the software one in a chip's profile, with the habits of standin()->quirks.
- * Both libraries that lead to it have it inside. */
+/* The engine behind the stand-ins: the software one in a chip's profile, with the habits of
+ * standin()->quirks. Both libraries that lead to it have it inside. */
 #ifndef STANDIN_ENGINE_H
 #define STANDIN_ENGINE_H
 

@@ -1,9 +1,9 @@
 /* Espresso: the e5rt_... functions, which compile and execute without Objective-C objects.
  *
- * They hold their callers to what is known of the real ones: a program is compiled for the engine alone and afresh;
- * ports go by name; a port is not bound while a stream holds its operation; a stream that is reset lets go; an
- * operation that was prepared while a stream held it has spoilt both.  Where a real one would write past a buffer or
- * throw through its caller, the process ends with a message. */
+ * They hold their callers to what is known of the real ones: a program is compiled for the engine alone and
+ * afresh; ports go by name; a port is not bound while a stream holds its operation; a stream that is reset
+ * lets go; an operation that was prepared while a stream held it has spoilt both.  Where a real one would
+ * write past a buffer or throw through its caller, the process ends with a message. */
 #include "engine.h"
 
 #include <pthread.h>
@@ -31,7 +31,7 @@ static int32_t failed(int32_t status, const char *fmt, ...)
 }
 
 /* Every function begins with it. */
-#define MAY_FAIL \
+#define MAY_FAIL                     \
 	if (standin_fails(__func__)) \
 	return failed(2, "E5RT: %s: out of luck (injected)", __func__)
 
@@ -89,12 +89,9 @@ static int32_t released(void **object, const standin_class *class, const char *f
 	return standin_fails(function) ? failed(2, "E5RT: %s (injected)", function) : 0;
 }
 
-#define RELEASE(name, kind)                          \
-	STANDIN_API int32_t name(void **object);     \
-	int32_t name(void **object)                  \
-	{                                            \
-		return released(object, &kind##_class, __func__); \
-	}
+#define RELEASE(name, kind)                      \
+	STANDIN_API int32_t name(void **object); \
+	int32_t name(void **object) { return released(object, &kind##_class, __func__); }
 
 /* ---- Compiler ------------------------------------------------------------------------------- */
 
@@ -234,7 +231,8 @@ int32_t e5rt_e5_compiler_compile(void *c, const char *path, void *o, void **out)
 		standin_crash("a program is compiled for other devices than the engine (mask %llu)",
 			      (unsigned long long)opt->mask);
 	if (strcmp(opt->segmenter, "graph") || n < 11 || strcmp(path + n - 10, "/model.mil"))
-		standin_crash("a program is compiled with segmenter \"%s\" from \"%s\"", opt->segmenter, path);
+		standin_crash("a program is compiled with segmenter \"%s\" from \"%s\"", opt->segmenter,
+			      path);
 	MAY_FAIL;
 	library *l = new_handle(&library_class, sizeof *l);
 	snprintf(l->folder, sizeof l->folder, "%.*s", (int)n - 10, path);
@@ -321,9 +319,11 @@ static standin_class function_class = {.name = "program function", .dealloc = dr
 		     port_class = {.name = "port", .dealloc = drop_port};
 
 STANDIN_API int32_t e5rt_program_library_retain_program_function(void *l, const char *name, void **out);
-STANDIN_API int32_t e5rt_precompiled_compute_op_create_options_create_with_program_function(void **out, void *f);
+STANDIN_API int32_t e5rt_precompiled_compute_op_create_options_create_with_program_function(void **out,
+											    void *f);
 STANDIN_API int32_t e5rt_precompiled_compute_op_create_options_set_operation_name(void *o, const char *name);
-STANDIN_API int32_t e5rt_precompiled_compute_op_create_options_set_allocate_intermediate_buffers(void *o, int allocate);
+STANDIN_API int32_t
+e5rt_precompiled_compute_op_create_options_set_allocate_intermediate_buffers(void *o, int allocate);
 STANDIN_API int32_t
 e5rt_execution_stream_operation_create_precompiled_compute_operation_with_options(void **out, void *o);
 STANDIN_API int32_t e5rt_execution_stream_operation_retain_input_port(void *o, const char *name, void **out);
@@ -524,8 +524,10 @@ static void drop_stream(void *object)
 {
 	stream *s = object;
 	if (s->operation && s->operation->state == SPOILT)
-		standin_crash("a stream is released that holds an operation which was prepared meanwhile: E5RT::E5RTError, "
-			      "Op has not been encoded and hence cannot be reset to \"ReadyForEncode\" state");
+		standin_crash(
+		    "a stream is released that holds an operation which was prepared meanwhile: "
+		    "E5RT::E5RTError, "
+		    "Op has not been encoded and hence cannot be reset to \"ReadyForEncode\" state");
 	if (s->operation)
 		s->operation->state = LEFT;
 	standin_release(s->operation);
@@ -577,12 +579,14 @@ int32_t e5rt_execution_stream_execute_sync(void *s)
 		const buffer *b = x->operation->bound[i];
 		base[i] = b->base;
 		if (b->bytes < engine_bytes(p, i))
-			standin_crash("port %s has %zu bytes, its buffer %zu: the engine reads and writes what is "
-				      "behind it",
-				      engine_port(p, i, NULL), engine_bytes(p, i), b->bytes);
+			standin_crash(
+			    "port %s has %zu bytes, its buffer %zu: the engine reads and writes what is "
+			    "behind it",
+			    engine_port(p, i, NULL), engine_bytes(p, i), b->bytes);
 		if (!engine_takes(p, i, b->bytes))
-			return failed(-1, "ANEProgramProcessRequestDirect() Failed with status=0x1d : Program "
-					  "Inference error");
+			return failed(-1,
+				      "ANEProgramProcessRequestDirect() Failed with status=0x1d : Program "
+				      "Inference error");
 	}
 	standin()->evaluations++;
 	pthread_mutex_lock(&mutex);
@@ -596,7 +600,8 @@ int32_t e5rt_execution_stream_reset(void *s)
 	stream *x = CHECKED(s, stream);
 	MAY_FAIL;
 	if (x->operation && x->operation->state == SPOILT)
-		return failed(2, "Op has not been encoded and hence cannot be reset to \"ReadyForEncode\" state");
+		return failed(
+		    2, "Op has not been encoded and hence cannot be reset to \"ReadyForEncode\" state");
 	if (x->operation)
 		x->operation->state = LEFT;
 	standin_release(x->operation);

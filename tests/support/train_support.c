@@ -132,8 +132,9 @@ void result_same(const char *what, const result *want, const result *have)
 	assert_int_equal(want->params, have->params);
 	for (int i = 0; i < 32; i++)
 		if (want->loss[i] != have->loss[i] || want->scale[i] != have->scale[i])
-			fail_msg("%s: after update %d the loss is %.17g, not %.17g; the loss scale %g, not %g", what,
-				 i + 1, have->loss[i], want->loss[i], have->scale[i], want->scale[i]);
+			fail_msg(
+			    "%s: after update %d the loss is %.17g, not %.17g; the loss scale %g, not %g",
+			    what, i + 1, have->loss[i], want->loss[i], have->scale[i], want->scale[i]);
 	for (int64_t i = 0; i < want->params; i++)
 		if (memcmp(&want->gradients[i], &have->gradients[i], sizeof(float)))
 			fail_msg("%s: gradient %lld is %g, not %g", what, (long long)i,

@@ -105,8 +105,8 @@ struct apple_model {
 	size_t text_len;
 	const char **blob; /* paths as the text has them, "@model_path/weights/w.bin" */
 	int nblobs;
-	char *folder; /* where text and blobs are; ends as what `describe` asked for */
-	void *impl;   /* the route's */
+	char *folder;          /* where text and blobs are; ends as what `describe` asked for */
+	void *impl;            /* the route's */
 	an_executable *beside; /* the same on the software engine, with buffers of its own by port */
 	an_call *beside_call;
 	an_buffer **beside_port;

@@ -1,13 +1,14 @@
-/* Counting what the chip's arithmetic loses.  The engine does not tell; the software one does.  While the device
- * counts, every call runs there, too, on copies of its inputs and in the chip's profile, and what that counted is
- * the call's count: a prediction, as good as what is published of the chip. */
+/* Counting what the chip's arithmetic loses.  The engine does not tell; the software one does.  While the
+ * device counts, every call runs there, too, on copies of its inputs and in the chip's profile, and what that
+ * counted is the call's count: a prediction, as good as what is published of the chip. */
 #include "device/apple/apple.h"
 
 an_status beside_open(apple_device *dev, const char *chip)
 {
 	if (!chip)
 		return fail(dev->ctx, AN_UNSUPPORTED,
-			    "counting beside the engine takes the arithmetic of its chip, and the system names no chip "
+			    "counting beside the engine takes the arithmetic of its chip, and the system "
+			    "names no chip "
 			    "whose arithmetic is published");
 	TRY(an_device_open(dev->ctx, &(an_device_options){.name = "soft", .numerics = chip}, &dev->beside));
 	return an_device_count(dev->beside, true);

@@ -1,17 +1,18 @@
-/* The route through the C functions of Espresso (e5rt_...): no Objective-C objects, ports bound by name, no limit
- * on compiles.  NOT RUN ON APPLE HARDWARE.
+/* The route through the C functions of Espresso (e5rt_...): no Objective-C objects, ports bound by name, no
+ * limit on compiles.  NOT RUN ON APPLE HARDWARE.
  *
  *   compile   a compiler that may use nothing but the engine turns model.mil into a library with a function
  *   load      the function becomes an operation with ports; a stream will hold it
  *   evaluate  ports are bound to buffers, the stream encodes the operation and executes
  *
- * A stream that holds an operation executes it again as it is, which is how ANEForge trains.  For other buffers it
- * is reset, ports are bound again and the operation is encoded again, as Apple's own CMCapture does for every
- * frame; quirks `fixed_ports` and `prepared` are for systems that do not like that.  An output may be bound to the
- * buffer of an input: state stays on the engine from call to call.
+ * A stream that holds an operation executes it again as it is, which is how ANEForge trains.  For other
+ * buffers it is reset, ports are bound again and the operation is encoded again, as Apple's own CMCapture
+ * does for every frame; quirks `fixed_ports` and `prepared` are for systems that do not like that.  An output
+ * may be bound to the buffer of an input: state stays on the engine from call to call.
  *
  * The functions throw C++ exceptions in some states, which end the process.  Those that are known (tmc/apple:
- * preparing an operation that a stream holds) are not entered.  Objects that they autorelease go away with a pool. */
+ * preparing an operation that a stream holds) are not entered.  Objects that they autorelease go away with a
+ * pool. */
 #include "device/apple/apple.h"
 
 #include "base/file.h"
@@ -31,12 +32,14 @@ static an_status failed(apple_device *dev, int32_t code, const char *call, const
 {
 	char what[300];
 	const char *text = dev->sym.e5rt_get_last_error_message();
-	snprintf(what, sizeof what, "%s%s%s%s", of ? "function \"" : "", of ? of : "", of ? "\": " : "", call);
+	snprintf(what, sizeof what, "%s%s%s%s", of ? "function \"" : "", of ? of : "", of ? "\": " : "",
+		 call);
 	return apple_says(dev, what, text ? text : "", "e5rt", code);
 }
 
 /* A handle is ours once a call gave it: success without one is a failure, too. */
-static an_status taken(apple_device *dev, int32_t code, const void *handle_pp, const char *call, const char *of)
+static an_status taken(apple_device *dev, int32_t code, const void *handle_pp, const char *call,
+		       const char *of)
 {
 	bool got = *(void *const *)handle_pp != NULL;
 	dev->owned += got;
@@ -55,10 +58,9 @@ static void drop(apple_device *dev, release_function release, void *handle_pp)
 	dev->owned--;
 }
 
-#define MAKE(dev, of, handle, call, ...) \
-	taken(dev, (dev)->sym.call(__VA_ARGS__), handle, #call, of)
-#define DO(dev, of, call, ...) checked(dev, (dev)->sym.call(__VA_ARGS__), #call, of)
-#define DROP(dev, handle, kind) drop(dev, (dev)->sym.e5rt_##kind##_release, handle)
+#define MAKE(dev, of, handle, call, ...) taken(dev, (dev)->sym.call(__VA_ARGS__), handle, #call, of)
+#define DO(dev, of, call, ...)           checked(dev, (dev)->sym.call(__VA_ARGS__), #call, of)
+#define DROP(dev, handle, kind)          drop(dev, (dev)->sym.e5rt_##kind##_release, handle)
 
 static an_status checked(apple_device *dev, int32_t code, const char *call, const char *of)
 {
@@ -164,7 +166,8 @@ static an_status compile_with(apple_model *m, workshop *w, const char *text, con
 	TRY(DO(dev, m->name, e5rt_e5_compiler_config_options_set_cache_bundle_location, w->config, cache));
 	TRY(MAKE(dev, m->name, &w->compiler, e5rt_e5_compiler_create_with_config, &w->compiler, w->config));
 	TRY(MAKE(dev, m->name, &w->options, e5rt_e5_compiler_options_create, &w->options));
-	TRY(DO(dev, m->name, e5rt_e5_compiler_options_set_compute_device_types_mask, w->options, ENGINE_ONLY));
+	TRY(DO(dev, m->name, e5rt_e5_compiler_options_set_compute_device_types_mask, w->options,
+	       ENGINE_ONLY));
 	/* what another process compiled does not load here (ANEForge; tmc/apple saw it load) */
 	TRY(DO(dev, m->name, e5rt_e5_compiler_options_set_force_recompilation, w->options, 1));
 	TRY(DO(dev, m->name, e5rt_e5_compiler_options_set_segmenter, w->options, "graph"));
@@ -205,19 +208,22 @@ static an_status retain_port(apple_model *m, int i)
 {
 	apple_device *dev = m->dev;
 	program *p = m->impl;
-	return i < m->nin ? MAKE(dev, m->name, &p->port[i], e5rt_execution_stream_operation_retain_input_port,
-				 p->operation, m->port_name[i], &p->port[i])
-			  : MAKE(dev, m->name, &p->port[i], e5rt_execution_stream_operation_retain_output_port,
-				 p->operation, m->port_name[i], &p->port[i]);
+	return i < m->nin
+		   ? MAKE(dev, m->name, &p->port[i], e5rt_execution_stream_operation_retain_input_port,
+			  p->operation, m->port_name[i], &p->port[i])
+		   : MAKE(dev, m->name, &p->port[i], e5rt_execution_stream_operation_retain_output_port,
+			  p->operation, m->port_name[i], &p->port[i]);
 }
 
 static an_status make_operation(apple_model *m)
 {
 	apple_device *dev = m->dev;
 	program *p = m->impl;
-	TRY(MAKE(dev, m->name, &p->options, e5rt_precompiled_compute_op_create_options_create_with_program_function,
-		 &p->options, p->function));
-	TRY(DO(dev, m->name, e5rt_precompiled_compute_op_create_options_set_operation_name, p->options, "main"));
+	TRY(MAKE(dev, m->name, &p->options,
+		 e5rt_precompiled_compute_op_create_options_create_with_program_function, &p->options,
+		 p->function));
+	TRY(DO(dev, m->name, e5rt_precompiled_compute_op_create_options_set_operation_name, p->options,
+	       "main"));
 	TRY(DO(dev, m->name, e5rt_precompiled_compute_op_create_options_set_allocate_intermediate_buffers,
 	       p->options, 1));
 	TRY(MAKE(dev, m->name, &p->operation,

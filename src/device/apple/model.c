@@ -43,12 +43,12 @@ static an_status compile(apple_model *m)
 {
 	apple_device *dev = m->dev;
 	if (model_compiles_left(dev) == 0)
-		return fail(dev->ctx, AN_BUDGET,
-			    "function \"%s\": this process has compiled %lld programs, and the engine takes "
-			    "no more than "
-			    "%lld from one process (compile_budget); go on in a new process",
-			    m->name, (long long)atomic_load(&compiled),
-			    (long long)dev->quirks.value[QUIRK_COMPILE_BUDGET]);
+		return dialect_breaks(
+		    dev, AN_BUDGET, QUIRK_COMPILE_BUDGET,
+		    "function \"%s\": this process has compiled %lld programs of %lld (go on in a "
+		    "new process); one more",
+		    m->name, (long long)atomic_load(&compiled),
+		    (long long)dev->quirks.value[QUIRK_COMPILE_BUDGET]);
 	pause_after_refusal(dev);
 	atomic_fetch_add(&compiled, 1); /* refused ones count, too */
 	dev->device->info.compiles_left = model_compiles_left(dev);
