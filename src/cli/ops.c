@@ -1,4 +1,4 @@
-/* anneal ops: the table of operations, and that of numerics. */
+/* anneal ops: the tables of operations, of numerics, and of the habits of Apple's engine. */
 #include "cli/cli.h"
 
 #include <string.h>
@@ -14,7 +14,9 @@ const cli_command cmd_ops = {
 	"that must be a\nconstant, ... a list of values.\n\n"
 	"A profile of numerics is a choice for each of several rules, on which chips or sources about them "
 	"differ;\n"
-	"--numerics m4,rounding=even is m4 with another choice for one rule.",
+	"--numerics m4,rounding=even is m4 with another choice for one rule.\n\n"
+	"A quirk is a habit of Apple's engine that --device ane has to meet.  Reports disagree, so each is a "
+	"switch:\n--quirks equal_size=on,min_width=32.",
     .example = "anneal ops matmul softmax",
     .run = run,
 };
@@ -144,18 +146,63 @@ static void print_numerics_json(void)
 	printf("]}\n");
 }
 
+/* ---- Quirks --------------------------------------------------------------------------- */
+
+static const char *const breach_names[] = {[AN_QUIRK_REFUSES] = "compiling fails",
+					   [AN_QUIRK_FAILS] = "evaluating fails",
+					   [AN_QUIRK_WRONG] = "wrong data, silently",
+					   [AN_QUIRK_LIMIT] = "a limit of the process",
+					   [AN_QUIRK_NOTHING] = "nothing that was seen"};
+
+static void print_quirks(void)
+{
+	const an_quirk *q;
+	printf("Name, [default; routes where it was seen], what holds, (what happens otherwise), and the "
+	       "evidence\n");
+	for (int i = 0; (q = an_quirk_at(i)); i++) {
+		if (q->initial > 1)
+			printf("\n%s [%lld; %s]\n", q->name, (long long)q->initial, q->routes);
+		else
+			printf("\n%s [%s; %s]\n", q->name, q->initial ? "on" : "off", q->routes);
+		printf("  %s (%s)\n    evidence\n", q->sentence, breach_names[q->breach]);
+		wrapped(6, q->evidence);
+	}
+}
+
+static void print_quirks_json(void)
+{
+	const an_quirk *q;
+	printf("[");
+	for (int i = 0; (q = an_quirk_at(i)); i++) {
+		print_pair(i ? ",\n {" : "{", "name", q->name);
+		printf(", \"default\": %lld", (long long)q->initial);
+		print_pair(", ", "routes", q->routes);
+		print_pair(", ", "sentence", q->sentence);
+		print_pair(", ", "breach", breach_names[q->breach]);
+		print_pair(", ", "evidence", q->evidence);
+		printf("}");
+	}
+	printf("]\n");
+}
+
 static int run(int argc, char **argv)
 {
-	bool json = false, numerics = false;
-	const cli_option rows[] = {{"json", NULL, "a JSON array; with --numerics an object", .flag = &json},
-				   {"numerics", NULL,
-				    "profiles, rules and choices of --numerics, with their evidence",
-				    .flag = &numerics}};
+	bool json = false, numerics = false, quirks = false;
+	const cli_option rows[] = {
+	    {"json", NULL, "a JSON array; with --numerics an object", .flag = &json},
+	    {"numerics", NULL, "profiles, rules and choices of --numerics, with their evidence",
+	     .flag = &numerics},
+	    {"quirks", NULL, "the switches of --quirks, with their evidence", .flag = &quirks}};
 	int first = CLI_PARSE(&cmd_ops, rows, argc, argv);
-	if (numerics && first < argc)
-		cli_usage("--numerics takes no operand, found \"%s\"", argv[first]);
-	if (numerics) {
-		(json ? print_numerics_json : print_numerics)();
+	if ((numerics || quirks) && first < argc)
+		cli_usage("--%s takes no operand, found \"%s\"", numerics ? "numerics" : "quirks",
+			  argv[first]);
+	if (numerics && quirks)
+		cli_usage("--numerics and --quirks are two tables; ask for one");
+	if (numerics || quirks) {
+		(quirks ? json ? print_quirks_json : print_quirks
+		 : json ? print_numerics_json
+			: print_numerics)();
 		return 0;
 	}
 	for (int i = first; i < argc; i++)

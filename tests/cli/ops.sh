@@ -19,4 +19,13 @@ perl -e 'eval { require JSON::PP } or exit; local $/; $j = JSON::PP::decode_json
 	exit !("@{$c->{profiles}}" eq "ieee fast" && $c->{evidence} && $j->{profiles}[2]{name} eq "m1")' < out ||
 	bad 'ops --numerics --json'
 expect 2 'no operand' "$anneal" ops --numerics matmul
+expect 0 '' "$anneal" ops --quirks
+has out '^min_width \[off; objc\]$'
+has out '^loaded_programs \[127; objc, e5rt\]$'
+has out 'Orion constraint 20'
+expect 0 '' "$anneal" ops --quirks --json
+perl -e 'eval { require JSON::PP } or exit; local $/; $j = JSON::PP::decode_json(<STDIN>);
+	my ($q) = grep { $_->{name} eq "compile_budget" } @$j; exit !($q->{default} == 119 && $q->{routes} eq "objc")' < out ||
+	bad 'ops --quirks --json'
+expect 2 'no operand' "$anneal" ops --quirks matmul
 finish
