@@ -605,6 +605,34 @@ static bool names(const char *message, const char *call)
 	return strstr(message, call) || !strcmp(call, "requestWithInputs:...");
 }
 
+/* What of Apple's can fail by itself: functions of Espresso, and methods. */
+static struct {
+	const char *from, *name;
+	bool seen;
+} private[] = {
+#define FUNCTION(from, result, name, parameters)               {#from, #name, false},
+#define METHOD(member, class, kind, text, layout, result, ...) {"ANE", text, false},
+#include "device/apple/symbols.def"
+};
+
+/* Whether each of the route's was made to fail. */
+static void check_all_seen(void)
+{
+	for (int i = 0; i < LENGTH(private); i++) {
+		bool ours = !strcmp(private[i].from, on_objc() ? "ANE" : "ESPRESSO") &&
+			    strcmp(private[i].name, "e5rt_get_last_error_message") != 0;
+		if (ours && !private[i].seen)
+			fail_msg("%s never failed", private[i].name);
+	}
+}
+
+static void see(const char *call)
+{
+	size_t n = strcspn(call, ".");
+	for (int i = 0; i < LENGTH(private); i++)
+	private[i].seen |= !strncmp(private[i].name, call, call[n] ? n : strlen(call) + 1);
+}
+
 static void test_every_call_fails(void **state)
 {
 	(void)state;
@@ -623,6 +651,7 @@ static void test_every_call_fails(void **state)
 		if (!s->failed[0])
 			break; /* fewer calls than n were made */
 		failures++;
+		see(s->failed);
 		/* what fails while things are put away is logged; a folder's kept program is compiled instead
 		 */
 		bool putting_away = !strcmp(s->failed, "IOSurfaceUnlock") ||
@@ -640,6 +669,7 @@ static void test_every_call_fails(void **state)
 			fail_msg("call %ld, %s, fails without Espresso's words: \"%s\"", n, s->failed, said);
 	}
 	assert_true(failures > 100);
+	check_all_seen();
 	an_program_free(p);
 	an_program_free(q);
 	an_ctx_close(ctx);

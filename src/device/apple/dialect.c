@@ -72,7 +72,7 @@ an_status dialect_breaks(const apple_device *dev, an_status status, int quirk, c
 	ane_quirk_text(&text, quirk);
 	an_status s = str_status(&text);
 	if (s == AN_OK)
-		s = fail(dev->ctx, status, "%s, which breaks %s", what, text.data);
+		s = fail(dev->ctx, status, "%s: %s", what, text.data);
 	str_free(&text);
 	return s;
 }

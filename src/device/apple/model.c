@@ -43,12 +43,11 @@ static an_status compile(apple_model *m)
 {
 	apple_device *dev = m->dev;
 	if (model_compiles_left(dev) == 0)
-		return dialect_breaks(
-		    dev, AN_BUDGET, QUIRK_COMPILE_BUDGET,
-		    "function \"%s\": this process has compiled %lld programs of %lld (go on in a "
-		    "new process); one more",
-		    m->name, (long long)atomic_load(&compiled),
-		    (long long)dev->quirks.value[QUIRK_COMPILE_BUDGET]);
+		return dialect_breaks(dev, AN_BUDGET, QUIRK_COMPILE_BUDGET,
+				      "function \"%s\": this process has compiled %lld programs of %lld; go "
+				      "on in a new process",
+				      m->name, (long long)atomic_load(&compiled),
+				      (long long)dev->quirks.value[QUIRK_COMPILE_BUDGET]);
 	pause_after_refusal(dev);
 	atomic_fetch_add(&compiled, 1); /* refused ones count, too */
 	dev->device->info.compiles_left = model_compiles_left(dev);
@@ -296,15 +295,16 @@ an_status model_can_reload(apple_device *dev)
 	if (dev->quirks.value[QUIRK_KEEPS_WEIGHTS])
 		return dialect_breaks(
 		    dev, AN_UNSUPPORTED, QUIRK_KEEPS_WEIGHTS,
-		    "replacing the constants of a program (%s; --quirks keeps_weights=off tries it)",
-		    instead);
+		    "device \"%s\" does not replace the constants of a program (%s; --quirks "
+		    "keeps_weights=off tries it)",
+		    dev->route->name, instead);
 	if (dev->reload == RELOAD_UNKNOWN)
 		TRY(try_out(dev));
 	if (dev->reload == RELOAD_FAILS)
 		return dialect_breaks(
 		    dev, AN_UNSUPPORTED, QUIRK_KEEPS_WEIGHTS,
-		    "this engine was given new weights and went on computing with the old ones "
-		    "(tried with a small program): replacing constants (%s)",
+		    "this engine was given new weights for a small program and went on computing "
+		    "with the old ones (%s)",
 		    instead);
 	return AN_OK;
 }
