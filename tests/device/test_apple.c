@@ -138,6 +138,40 @@ static void test_same_bits(void **state)
 	compare_many(FREE, 40);
 }
 
+/* Ports of ranks 0 to 3 and of several types, all too narrow for the rules on widths. */
+static an_program *narrow_program(an_ctx *ctx, const char *extra)
+{
+	char text[900];
+	an_program *p;
+	snprintf(
+	    text, sizeof text,
+	    "program(1.3)\n{ func main<ios18>(tensor<fp16, [2, 3, 5]> a, fp16 b, tensor<fp16, [1]> c%s) {\n"
+	    "tensor<fp16, [2, 3, 5]> ab = mul(x = a, y = b)[name = string(\"ab\")];\n"
+	    "tensor<fp16, [2, 3, 5]> y = add(x = ab, y = c)[name = string(\"y\")];\n"
+	    "tensor<int32, [3]> all = const()[name = string(\"all\"), val = tensor<int32, [3]>([0, 1, 2])];\n"
+	    "fp16 s = reduce_sum(x = y, axes = all, keep_dims = false)[name = string(\"s\")];\n"
+	    "tensor<fp16, [2, 3, 5]> r = relu(x = ab)[name = string(\"r\")];\n"
+	    "%s } -> (s, y, r%s); }",
+	    *extra ? ", tensor<int32, [4]> i" : "", extra, *extra ? ", k" : "");
+	MIL_OK(ctx, an_program_parse(ctx, text, strlen(text), "narrow", &p));
+	return p;
+}
+
+static void compare_narrow(const char *quirks)
+{
+	an_ctx *ctx = device_ctx(1);
+	an_device *ane = open_ane(ctx, quirks), *soft = device_soft(ctx, "m4", true);
+	an_program *p = narrow_program(
+	    ctx, on_objc() ? "tensor<int32, [4]> k = add(x = i, y = i)[name = string(\"k\")];" : "");
+	for (uint64_t seed = 1; seed <= 3; seed++)
+		compare(ane, soft, an_program_function(p, NULL), seed);
+	an_program_free(p);
+	an_device_close(ane);
+	an_device_close(soft);
+	an_ctx_close(ctx);
+	assert_clean();
+}
+
 /* With a quirk on both sides the bits stay; this is what each switch is for. */
 static void test_quirks(void **state)
 {
@@ -155,6 +189,7 @@ static void test_quirks(void **state)
 		snprintf(quirks, sizeof quirks, FREE ",%s", set[i]);
 		snprintf(s->quirks, sizeof s->quirks, "%s", set[i]);
 		compare_many(quirks, 4);
+		compare_narrow(quirks);
 	}
 	/* without them on our side, the engine fails as it is reported to */
 	static const struct {

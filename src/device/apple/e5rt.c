@@ -46,21 +46,22 @@ static an_status taken(apple_device *dev, int32_t code, const void *handle_pp, c
 	return code || !got ? failed(dev, code, call, of) : AN_OK;
 }
 
-static void drop(apple_device *dev, release_function release, void *handle_pp)
+static void drop(apple_device *dev, release_function release, const char *call, void *handle_pp)
 {
 	void **handle = handle_pp;
 	if (!*handle)
 		return;
 	int32_t code = release(handle);
 	if (code)
-		log_text(dev->ctx, AN_LOG_WARNING, "releasing a handle of e5rt gave %d", code);
+		log_text(dev->ctx, AN_LOG_WARNING, "%s gave %d: %s", call, code,
+			 dev->sym.e5rt_get_last_error_message());
 	*handle = NULL;
 	dev->owned--;
 }
 
 #define MAKE(dev, of, handle, call, ...) taken(dev, (dev)->sym.call(__VA_ARGS__), handle, #call, of)
 #define DO(dev, of, call, ...)           checked(dev, (dev)->sym.call(__VA_ARGS__), #call, of)
-#define DROP(dev, handle, kind)          drop(dev, (dev)->sym.e5rt_##kind##_release, handle)
+#define DROP(dev, handle, kind)          drop(dev, (dev)->sym.e5rt_##kind##_release, "e5rt_" #kind "_release", handle)
 
 static an_status checked(apple_device *dev, int32_t code, const char *call, const char *of)
 {
