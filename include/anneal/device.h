@@ -20,7 +20,7 @@ typedef struct an_call an_call; /* an executable with buffers bound to its names
  * there; "ane:objc" is the route through its Objective-C classes, "ane:e5rt" that through the C functions of
  * Espresso. */
 typedef struct an_device_options {
-	const char *name;     /* "soft" (default), "ane", "ane:objc", "ane:e5rt" */
+	const char *name;     /* "soft" (default), "ane", "ane:objc" */
 	const char *numerics; /* soft: "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists
 			       * them; else NULL */
 	const char

@@ -66,7 +66,7 @@ const char *cli_numerics_name(int i); /* of profile i; NULL after the last */
 	{.help = "Device"}, \
 	{"numerics", "PROFILE", "; \"anneal ops --numerics\" explains them (default " default_numerics ")", \
 	 .names = cli_numerics_name, .text = &(d).numerics}, \
-	{"device", "NAME", "where programs run: soft (default), or ane, Apple's Neural Engine (ane:objc, ane:e5rt: by this route)", .text = &(d).device}, \
+	{"device", "NAME", "where programs run: soft (default), or ane, Apple's Neural Engine", .text = &(d).device}, \
 	{"quirks", "LIST", "ane: habits of the engine to meet, e.g. equal_size=on,min_width=32", .text = &(d).quirks}, \
 	{"count-beside", NULL, "ane: count losses on the software engine beside it (slow)", .flag = &(d).count_beside}, \
 	{"libraries", "DIR", "ane: folder with stand-ins for Apple's libraries (for tests)", .text = &(d).libraries}, \

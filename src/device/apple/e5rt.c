@@ -52,9 +52,9 @@ static void drop(apple_device *dev, release_function release, const char *call, 
 	if (!*handle)
 		return;
 	int32_t code = release(handle);
+	const char *text = code ? dev->sym.e5rt_get_last_error_message() : NULL;
 	if (code)
-		log_text(dev->ctx, AN_LOG_WARNING, "%s gave %d: %s", call, code,
-			 dev->sym.e5rt_get_last_error_message());
+		log_text(dev->ctx, AN_LOG_WARNING, "%s gave %d: %s", call, code, text ? text : "");
 	*handle = NULL;
 	dev->owned--;
 }
