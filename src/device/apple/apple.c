@@ -66,19 +66,22 @@ static an_status open_route(apple_device *dev, const apple_route *route, const a
 	return s;
 }
 
-/* The first route that is there; why the others are not goes into the message. */
+/* The first route that is there; why none is goes into the message. */
 static an_status open_first(apple_device *dev, const an_device_options *opt)
 {
+	static const char none[] = "no Neural Engine here: ";
 	str why;
 	str_init(&why, dev->ctx);
 	an_status s = AN_UNSUPPORTED;
 	for (int i = 0; s == AN_UNSUPPORTED && i < LENGTH(routes); i++) {
 		s = open_route(dev, routes[i], opt);
-		if (s == AN_UNSUPPORTED)
-			str_addf(&why, "%s%s: %s", i ? "; " : "", routes[i]->name, an_message(dev->ctx));
+		const char *text = s == AN_OK ? "" : an_message(dev->ctx);
+		if (!strncmp(text, none, strlen(none)))
+			text += strlen(none);
+		str_addf(&why, "%s%s: %s", i ? "; " : "", routes[i]->name, text);
 	}
 	if (s == AN_UNSUPPORTED && (s = str_status(&why)) == AN_OK)
-		s = fail(dev->ctx, AN_UNSUPPORTED, "%s", why.data);
+		s = fail(dev->ctx, AN_UNSUPPORTED, "%s%s", none, why.data);
 	str_free(&why);
 	return s;
 }
