@@ -31,6 +31,46 @@ void ane_quirk_text(str *s, int quirk)
 	str_addf(s, "quirk %s: %s (%s)", r->name, r->sentence, r->evidence);
 }
 
+static bool is_constant(const an_function *f, an_value v)
+{
+	return f->values[v].op >= 0 && f->ops[f->values[v].op].op == OP_CONST;
+}
+
+/* Whether the argument of that name is there. */
+static bool has(const mil_op *op, const char *param, an_value *v)
+{
+	const op_row *row = &op_table[op->op];
+	for (int k = 0; k < OP_MAX_PARAMS && row->param[k].name; k++)
+		if (!strcmp(row->param[k].name, param) && op->arg[k].n) {
+			*v = op->arg[k].v[0];
+			return true;
+		}
+	return false;
+}
+
+int ane_quirk_of(const ane_quirks *q, const an_function *f, const mil_op *op)
+{
+	an_value v;
+	matmul_spec m;
+	switch (op->op) {
+	case OP_CONCAT: return q->value[QUIRK_NO_CONCAT] ? QUIRK_NO_CONCAT : -1;
+	case OP_TILE: return q->value[QUIRK_NO_TILE] ? QUIRK_NO_TILE : -1;
+	case OP_SCALED_DOT_PRODUCT_ATTENTION:
+		return q->value[QUIRK_UNMASKED] && has(op, "attn_mask", &v) ? QUIRK_UNMASKED : -1;
+	case OP_CONV:
+		return q->value[QUIRK_CONSTANT_KERNELS] && has(op, "weight", &v) && !is_constant(f, v)
+			   ? QUIRK_CONSTANT_KERNELS
+			   : -1;
+	case OP_MATMUL:
+	case OP_LINEAR:
+		return q->value[QUIRK_CONTRACTION] && op_matmul_spec(f, op, &m) == AN_OK &&
+			       m.k % q->value[QUIRK_CONTRACTION]
+			   ? QUIRK_CONTRACTION
+			   : -1;
+	default: return -1;
+	}
+}
+
 /* One "name=value" of `len` characters. */
 static an_status set_one(an_ctx *ctx, const char *text, size_t len, ane_quirks *out)
 {

@@ -268,6 +268,100 @@ static void test_refusals(void **state)
 	assert_clean();
 }
 
+/* ---- Rules on operations --------------------------------------------------------------------- */
+
+static const struct {
+	const char *quirk, *evidence, *body;
+} op_rules[] = {
+    {"unmasked", "Orion constraint 6",
+     "(tensor<fp16, [1, 2, 4, 8]> q, tensor<fp16, [1, 1, 4, 4]> m) {\n"
+     "tensor<fp16, [1, 2, 4, 8]> y = scaled_dot_product_attention(query = q, key = q, value = q, attn_mask = "
+     "m)"},
+    {"constant_kernels", "field guide",
+     "(tensor<fp16, [1, 4, 1, 8]> x, tensor<fp16, [3, 4, 1, 1]> w) {\n"
+     "tensor<fp16, [1, 3, 1, 8]> y = conv(x = x, weight = w)"},
+    {"contraction", "ane-train",
+     "(tensor<fp16, [3, 5]> x, tensor<fp16, [5, 4]> w) {\ntensor<fp16, [3, 4]> y = matmul(x = x, y = w)"},
+    {"no_tile", "field guide",
+     "(tensor<fp16, [3, 5]> x) {\n"
+     "tensor<int32, [2]> r = const()[name = string(\"r\"), val = tensor<int32, [2]>([1, 2])];\n"
+     "tensor<fp16, [3, 10]> y = tile(x = x, reps = r)"},
+};
+
+static an_program *rule_program(an_ctx *ctx, int i)
+{
+	char text[500];
+	an_program *p;
+	snprintf(text, sizeof text, "program(1.3)\n{ func main<ios18>%s[name = string(\"y\")]; } -> (y); }",
+		 op_rules[i].body);
+	MIL_OK(ctx, an_program_parse(ctx, text, strlen(text), op_rules[i].quirk, &p));
+	return p;
+}
+
+/* Runs a program that breaks the rule on an engine that has it; whether the result is that of "soft". */
+static bool broken_runs(an_ctx *ctx, an_device *d, int i)
+{
+	an_device *soft = device_soft(ctx, "m4", true);
+	an_program *p = rule_program(ctx, i);
+	an_call *x = device_call(d, an_program_function(p, NULL), 7, -2, 2),
+		*y = device_call(soft, an_program_function(p, NULL), 7, -2, 2);
+	int out = x->exe->ninputs;
+	MIL_OK(ctx, an_call_run(x));
+	MIL_OK(ctx, an_call_run(y));
+	bool same = !memcmp(device_bytes(x, out), device_bytes(y, out), x->bound[out]->bytes);
+	an_buffer_unmap(x->bound[out]);
+	an_program_free(p);
+	an_device_close(soft);
+	return same;
+}
+
+/* Refused with the rule and its evidence where the switch is on; else it comes out as reported. */
+static void test_rules_on_operations(void **state)
+{
+	(void)state;
+	for (int i = 0; i < LENGTH(op_rules); i++) {
+		an_ctx *ctx = device_ctx(1);
+		char quirks[100];
+		snprintf(quirks, sizeof quirks, FREE ",%s=on", op_rules[i].quirk);
+		an_device *d = open_ane(ctx, quirks);
+		an_program *p = rule_program(ctx, i);
+		an_executable *e;
+		assert_int_equal(an_compile(d, an_program_function(p, NULL), &e), AN_DEVICE);
+		assert_message(ctx, op_rules[i].quirk);
+		assert_message(ctx, op_rules[i].evidence);
+		an_program_free(p);
+		an_device_close(d);
+		snprintf(s->quirks, sizeof s->quirks, "%s=on", op_rules[i].quirk);
+		if (strcmp(op_rules[i].quirk, "no_tile") != 0) {
+			d = open_ane(ctx, FREE);
+			assert_false(broken_runs(ctx, d, i));
+			an_device_close(d);
+			s->quirks[0] = 0;
+			d = open_ane(ctx, FREE);
+			assert_true(broken_runs(ctx, d, i));
+			an_device_close(d);
+			an_ctx_close(ctx);
+			assert_clean();
+			continue;
+		}
+		pid_t child = fork(); /* what comes after fails until the process ends */
+		if (child == 0) {
+			d = open_ane(ctx, FREE);
+			bool right = broken_runs(ctx, d, i);
+			p = small_program(ctx, 1);
+			an_call *c = device_call(d, an_program_function(p, NULL), 1, -1, 1);
+			right = right && an_call_run(c) == AN_DEVICE &&
+				strstr(an_message(ctx), "`tile` ran before");
+			an_device_close(d);
+			_exit(right ? 0 : 1);
+		}
+		int status;
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+		an_ctx_close(ctx);
+	}
+}
+
 /* ---- What is missing ------------------------------------------------------------------------- */
 
 /* A folder of stand-ins without `name`, which may be a link to another library. */
@@ -812,6 +906,7 @@ static void test_folders(void **state)
 		pause();
 		_exit(right);
 	}
+	close(ready[1]); /* a child that fails is not waited for */
 	assert_int_equal(read(ready[0], &byte, 1), 1);
 	/* two at once: both have the program, and what one leaves the other keeps */
 	an_device *d = open_ane(ctx, FREE);
@@ -847,7 +942,6 @@ static void test_folders(void **state)
 	assert_int_equal(try_open(ctx, FREE, &d), AN_IO);
 	assert_message(ctx, "/dev/null");
 	close(ready[0]);
-	close(ready[1]);
 	an_program_free(p);
 	an_ctx_close(ctx);
 }
@@ -868,6 +962,7 @@ int main(void)
 	    cmocka_unit_test_setup(test_same_bits, reset),
 	    cmocka_unit_test_setup(test_quirks, reset),
 	    cmocka_unit_test_setup(test_refusals, reset),
+	    cmocka_unit_test_setup(test_rules_on_operations, reset),
 	    cmocka_unit_test_setup(test_missing_libraries, reset),
 	    cmocka_unit_test_setup(test_missing_methods, reset),
 	    cmocka_unit_test_setup(test_resident_state, reset),

@@ -109,8 +109,6 @@ static int broken_by_operation(const mil_op *op)
 {
 	const int64_t *on = engine_quirks.value;
 	const op_row *row = &op_table[op->op];
-	if (on[QUIRK_NO_CONCAT] && op->op == OP_CONCAT)
-		return QUIRK_NO_CONCAT;
 	for (int k = 0; on[QUIRK_EXPLICIT] && k < OP_MAX_PARAMS && row->param[k].name; k++) {
 		bool conv = op->op == OP_CONV && strcmp(row->param[k].name, "bias") != 0;
 		if (!op->arg[k].n && !(row->param[k].kind & PK_ATTR) && (row->param[k].fallback || conv))
@@ -131,6 +129,24 @@ static int broken_quirk(const an_program *p, const an_function *f)
 	return broken;
 }
 
+/* What a program that breaks a rule on operations becomes; the first that is refused, -1: none. */
+static int break_rules(program *p, an_function *f)
+{
+	for (size_t i = 0; i < f->nops; i++) {
+		mil_op *op = &f->ops[i];
+		int quirk = ane_quirk_of(&engine_quirks, f, op);
+		if (quirk < 0)
+			continue;
+		if (an_quirk_at(quirk)->breach == AN_QUIRK_REFUSES)
+			return quirk;
+		if (quirk == QUIRK_UNMASKED)
+			op->arg[3].n = 0;
+		p->zeros |= quirk == QUIRK_CONTRACTION || quirk == QUIRK_CONSTANT_KERNELS;
+		p->poison |= quirk == QUIRK_NO_TILE;
+	}
+	return -1;
+}
+
 program *engine_compile(const char *folder, char *why, size_t size)
 {
 	char path[1400];
@@ -140,8 +156,8 @@ program *engine_compile(const char *folder, char *why, size_t size)
 	int quirk = -1;
 	bool made = p && an_program_read(engine_ctx, path, &text) == AN_OK;
 	an_function *f = made ? an_program_function(text, "main") : NULL;
-	if (f)
-		quirk = broken_quirk(text, f);
+	if (f && (quirk = broken_quirk(text, f)) < 0)
+		quirk = break_rules(p, f);
 	made = f && quirk < 0 && an_compile(engine, f, &p->exe) == AN_OK && make_buffers(p);
 	if (made) {
 		p->owners = 1;
@@ -176,13 +192,15 @@ size_t engine_bytes(const program *p, int place)
 	return an_type_bytes(&t) / row * stride;
 }
 
+static bool poisoned;
+
 bool engine_takes(const program *p, int place, size_t bytes)
 {
 	const int64_t *on = engine_quirks.value;
 	an_type t;
 	engine_port(p, place, &t);
 	int64_t width = t.rank ? t.dim[t.rank - 1] : 1;
-	return bytes >= engine_bytes(p, place) && bytes >= (size_t)on[QUIRK_MIN_SURFACE] &&
+	return !poisoned && bytes >= engine_bytes(p, place) && bytes >= (size_t)on[QUIRK_MIN_SURFACE] &&
 	       width >= on[QUIRK_MIN_WIDTH] &&
 	       !(on[QUIRK_WIDTH_MULTIPLE] && width % on[QUIRK_WIDTH_MULTIPLE]) &&
 	       !(on[QUIRK_ALIGNED_SIZE] && bytes % (size_t)on[QUIRK_ALIGNED_SIZE]);
@@ -208,6 +226,7 @@ const char *engine_run(program *p, char *const *base)
 		engine_port(p, i, &t);
 		move(&t, base[i], an_buffer_map(p->buffer[p->order[i]]), true);
 	}
+	poisoned |= p->poison;
 	if (an_call_run(p->call) != AN_OK)
 		return an_message(engine_ctx);
 	for (int i = p->nin; i < n; i++) {

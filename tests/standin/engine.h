@@ -19,7 +19,8 @@ typedef struct program {
 	an_buffer *buffer[ENGINE_PORTS];
 	int nin, nout;
 	int order[ENGINE_PORTS]; /* the executable's port by the place of its surface */
-	bool zeros;              /* ordered_bytes is broken: all outputs are 0 */
+	bool zeros;              /* ordered_bytes, or a rule on operations, is broken: all outputs are 0 */
+	bool poison;             /* no_tile is broken: nothing runs after it */
 } program;
 
 extern an_ctx *engine_ctx;
@@ -34,7 +35,7 @@ void engine_drop(program *p); /* one owner's share; may be NULL */
 /* Port by place: inputs, then outputs. */
 const char *engine_port(const program *p, int place, an_type *type);
 size_t engine_bytes(const program *p, int place);
-/* Whether the engine takes memory of so many bytes there. */
+/* Whether the engine takes memory of so many bytes there; after a poison it takes none. */
 bool engine_takes(const program *p, int place, size_t bytes);
 /* Runs on memory by place.  NULL, or what went wrong. */
 const char *engine_run(program *p, char *const *base);

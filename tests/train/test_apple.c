@@ -206,6 +206,8 @@ static void forbidden(void **state)
 		an_train_options o = base;
 		check_forbidden(routes[i], FREE ",no_concat=on", &o, AN_DEVICE, "no_concat",
 				"Orion constraint 1", "layer");
+		check_forbidden(routes[i], FREE ",contraction=on", &o, AN_DEVICE, "contraction", "ane-train",
+				"matmul");
 		o.weights = AN_WEIGHTS_RELOAD;
 		check_forbidden(routes[i], FREE ",keeps_weights=on", &o, AN_UNSUPPORTED, "keeps_weights",
 				"AutoANE", "--weights dynamic");

@@ -97,11 +97,14 @@ static an_status check_ports(const apple_model *m)
 
 static an_status check_operations(const apple_model *m, const an_function *f)
 {
-	for (size_t i = 0; i < f->nops && m->dev->quirks.value[QUIRK_NO_CONCAT]; i++)
-		if (f->ops[i].op == OP_CONCAT)
-			return dialect_breaks(m->dev, AN_DEVICE, QUIRK_NO_CONCAT,
-					      "function \"%s\": operation \"%s\" is a concat", m->name,
-					      f->values[f->ops[i].results[0]].name);
+	for (size_t i = 0; i < f->nops; i++) {
+		const mil_op *op = &f->ops[i];
+		int broken = ane_quirk_of(&m->dev->quirks, f, op);
+		if (broken >= 0)
+			return dialect_breaks(
+			    m->dev, AN_DEVICE, broken, "function \"%s\": operation %s (\"%s\")", m->name,
+			    op_table[op->op].name, op->nresults ? f->values[op->results[0]].name : "");
+	}
 	return AN_OK;
 }
 
