@@ -42,6 +42,37 @@ typedef enum an_verdict {
 } an_verdict;
 AN_API an_verdict an_fingerprint_verdict(const an_recipe *r, const an_published *p, double measured);
 
+/* ---- Single results ----------------------------------------------------------------- */
+
+/* A single result that was published of chips, as a program of fp16.  Values are written as in C, "4*x"
+ * stands for "x x x x" and "2*(x y)" for "x y x y". */
+typedef struct an_case {
+	const char *kind;  /* "contraction" */
+	const char *op;    /* MIL name of the operation */
+	const char *x, *y; /* operands; contractions: the sum of x * y; slices: y is axis and first element.
+			    * y may be NULL */
+	const char *bias;  /* of a contraction; NULL: none */
+	const char *want;  /* the first elements of the result; where it is a decimal number with a point: the
+			    * result, printed with as many digits */
+	const char *numerics;  /* profiles, also with choices, that give `want`: "m1 m4,rounding=even" */
+	const char *published; /* what was measured on the profile's chip, where no rule is known that gives
+				* it and `want` is another; else NULL */
+	const char *source;    /* who has measured it on which chip */
+} an_case;
+/* By index; false after the last. */
+AN_API bool an_case_at(int i, an_case *out);
+/* Whether `numerics` is one of those that give `want`, in the same words. */
+AN_API bool an_case_holds(const an_case *c, const char *numerics);
+
+#define AN_CASE_MOST 16
+typedef struct an_case_result {
+	int n;                      /* elements that are looked at */
+	uint16_t got[AN_CASE_MOST]; /* fp16 */
+	int where;                  /* the first that is not as wanted (any NaN is one); -1: none */
+	bool as_published;          /* all are what an_case.published says */
+} an_case_result;
+AN_API an_status an_case_run(an_device *d, int i, an_case_result *out);
+
 /* ---- Two arrays --------------------------------------------------------------------- */
 
 /* Bins of distances in units in the last place: 0, 1, 2, 3-4, 5-8, ..., 513-1024, more. */
