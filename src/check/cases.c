@@ -26,10 +26,14 @@ enum {
 	SPLIT,       /* the second half of x */
 	ALONG        /* op over x */
 };
-static const char *const kind_name[] = {[ELEMENTWISE] = "elementwise", [FUNCTION] = "function",
-					[ROUNDED] = "rounding",        [ROUNDED_ALL] = "rounding",
-					[SUM] = "contraction",         [SLICE] = "slice",
-					[SPLIT] = "slice",             [ALONG] = "along an axis"};
+static const char *const kind_name[] = {[ELEMENTWISE] = "elementwise",
+					[FUNCTION] = "function",
+					[ROUNDED] = "rounding",
+					[ROUNDED_ALL] = "rounding",
+					[SUM] = "contraction",
+					[SLICE] = "slice",
+					[SPLIT] = "slice",
+					[ALONG] = "along an axis"};
 static const char *const sum_ops[] = {"matmul", "linear", "conv"}; /* matmul: no bias */
 
 typedef struct row {
@@ -47,8 +51,11 @@ typedef struct row {
 #define FORGE "ANEForge (M5)"
 #define OURS  "follows from the rules"
 
-#define CASE(kind_, numerics_, op_, x_, y_, want_, source_, ...) \
-	{.kind = kind_, .numerics = numerics_, .op = op_, .x = x_, .y = y_, .want = want_, .source = source_, __VA_ARGS__}
+#define CASE(kind_, numerics_, op_, x_, y_, want_, source_, ...)                                  \
+	{                                                                                         \
+		.kind = kind_, .numerics = numerics_, .op = op_, .x = x_, .y = y_, .want = want_, \
+		.source = source_, __VA_ARGS__                                                    \
+	}
 static const row rows[] = {
     /* clang-format off */
     /* Addition and multiplication: ANEForge's Jacobi iteration on M1, M2 and M5 shows the same. */
@@ -445,7 +452,8 @@ static an_value build_split(built *p)
 static an_value build_slice(built *p, const char *where)
 {
 	int axis = where[0] - '0', begin = where[2] - '0';
-	an_value x = axis == 2 ? input_row(p, p->x, p->nx, 2, WIDTH) : input_row(p, p->x, p->nx, 2, 2 * WIDTH);
+	an_value x =
+	    axis == 2 ? input_row(p, p->x, p->nx, 2, WIDTH) : input_row(p, p->x, p->nx, 2, 2 * WIDTH);
 	return an_slice(&p->b, x, axis, begin, axis == 2 ? 1 : WIDTH);
 }
 

@@ -53,10 +53,14 @@ void cli_usage(const char *fmt, ...)
 
 void cli_check(an_ctx *ctx, an_status s)
 {
-	if (s != AN_OK) {
-		const char *message = an_message(ctx);
-		cli_fail("%s", *message ? message : an_status_name(s));
-	}
+	if (s == AN_OK)
+		return;
+	const char *message = an_message(ctx);
+	if (s == AN_BUDGET) /* where going on is possible, it is not left to this function */
+		cli_fail("%s; but this is a new process: it needs an engine that takes more (--quirks "
+			 "compile_budget=NUMBER, or =off)",
+			 message);
+	cli_fail("%s", *message ? message : an_status_name(s));
 }
 
 void cli_check_name(an_ctx *ctx, an_status s)

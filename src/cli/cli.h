@@ -145,6 +145,17 @@ void cli_close_model(cli_trained *m);
 /* "5,9,2" -> ids, each in [0, vocab). */
 int32_t *cli_ids(const char *option, const char *text, int32_t vocab, size_t *n);
 
+/* ---- This program again ---------------------------------------------------------------- */
+
+/* The path of this program. */
+const char *cli_self(void);
+/* Replaces this process by "anneal WORD OPTION ARGV[1] ...", which cli_carried gives `carried`.  SIGINT and
+ * SIGTERM wait until that calls cli_accept_signals. */
+_Noreturn void cli_again(const char *word, const char *option, int argc, char **argv, const char *carried);
+/* What the process before gave; NULL: there was none.  Freed with free(). */
+char *cli_carried(void);
+void cli_accept_signals(void);
+
 /* ---- Output ------------------------------------------------------------------------- */
 
 /* A table of what operations or programs did to their values: a heading, then rows. */

@@ -15,9 +15,9 @@ static void check(const char *numerics, int index, const an_case *c)
 	an_case_result r;
 	MIL_OK(ctx, an_case_run(d, index, &r));
 	if (r.where >= 0)
-		fail_msg("%s, %s of \"%s\" and \"%s\", bias %s: element %d is %g (0x%04x), expected %s", numerics, c->op,
-			 c->x, c->y ? c->y : "", c->bias ? c->bias : "none", r.where, half_to_float(r.got[r.where]),
-			 r.got[r.where], c->want);
+		fail_msg("%s, %s of \"%s\" and \"%s\", bias %s: element %d is %g (0x%04x), expected %s",
+			 numerics, c->op, c->x, c->y ? c->y : "", c->bias ? c->bias : "none", r.where,
+			 half_to_float(r.got[r.where]), r.got[r.where], c->want);
 	if (c->published && r.as_published)
 		fail_msg("%s, %s of \"%s\": is as published, %s", numerics, c->op, c->x, c->published);
 	an_device_close(d);
@@ -32,7 +32,8 @@ static void test_cases(void **state)
 	for (int i = 0; an_case_at(i, &c); i++) {
 		char word[200];
 		int n;
-		for (const char *list = c.numerics; sscanf(list, "%199s%n", word, &n) == 1; list += n, runs++) {
+		for (const char *list = c.numerics; sscanf(list, "%199s%n", word, &n) == 1;
+		     list += n, runs++) {
 			assert_true(an_case_holds(&c, word));
 			check(word, i, &c);
 		}
