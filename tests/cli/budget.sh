@@ -9,6 +9,7 @@ train() { # DIR BUDGET OPTION...: replaces the shell it runs in
 		--eval-every 10 --save-every 7 --loss-scale 1024 --weights bake --device ane --libraries "$STANDIN" \
 		--quirks "compile_budget=$2" "${@:3}"
 }
+in_shell() { (train "$@"); }
 metrics() { sed 's/, "timing".*//' "$1/metrics.jsonl"; }
 final() { cat "$1/$(cat "$1/last")/"{model,optimizer}.safetensors | cksum; }
 
@@ -30,37 +31,38 @@ shown() { sed -E 's/  [0-9.]+ [kM]?[ ]?tokens\/s.*//; s/^(speed|model): .*//' "$
 same 'messages in parts' "$(shown whole.err)" "$(shown parts.err)"
 same 'summary in parts' "$(shown whole.out)" "$(shown parts.out)"
 
-# JSON, a signal and a kill in the middle of it
-train stopped 20 --json > stopped.json 2> stopped.err &
+# A signal and a kill in the middle of it
+(train short 100000 --steps 12) > log 2>&1 || bad "a short training: $(tail -3 log)"
+until_lines() { # N: while the training runs
+	for _ in $(seq 400); do
+		[ "$(metrics stopped 2> /dev/null | wc -l)" -ge "$1" ] || ! kill -0 $pid 2> /dev/null && break
+		sleep 0.05
+	done
+}
+train stopped 20 --steps 12 > log 2> stopped.err &
 pid=$!
-for _ in $(seq 400); do
-	[ "$(metrics stopped 2> /dev/null | wc -l)" -ge 8 ] && break
-	sleep 0.05
-done
+until_lines 4
 kill -TERM $pid
 wait $pid
 same 'status after SIGTERM' 143 $?
 has stopped.err '^stopped after [0-9]+ updates; to go on: anneal train text.txt .*--resume$'
-train stopped 20 --resume > log 2>&1 &
+train stopped 20 --steps 12 --resume > log 2>&1 &
 pid=$!
-for _ in $(seq 400); do
-	[ "$(metrics stopped | wc -l)" -ge 20 ] && break
-	sleep 0.05
-done
+until_lines 9
 kill -KILL $pid
 wait $pid 2> /dev/null
-(train stopped 20 --resume) > log 2>&1 || bad "resuming: $(tail -3 log)"
-same 'metrics after a signal and a kill' "$(metrics whole)" "$(metrics stopped)"
-same 'weights and moments after a signal and a kill' "$(final whole)" "$(final stopped)"
+(train stopped 20 --steps 12 --resume) > log 2>&1 || bad "resuming: $(tail -3 log)"
+same 'metrics after a signal and a kill' "$(metrics short)" "$(metrics stopped)"
+same 'weights and moments after a signal and a kill' "$(final short)" "$(final stopped)"
 [ -z "$(find "$work" -maxdepth 1 -name 'anneal-ane*' -prune -o -name model.mil -print)" ] || bad 'model folders are left'
 
 # No process gets through one update: an error, not processes without end.  The evaluation before it needs fewer
 # programs and is made.
 rm -f counts
-refused 1 'compile_budget.*' train small 5
+refused 1 'compile_budget.*' in_shell small 5
 has err 'a new process would come no further.*--weights dynamic'
 [ "$(wc -l < counts)" -le 2 ] || bad "$(wc -l < counts) processes were started"
-refused 1 'go on in a new process' train none 1
+refused 1 'more programs than the device takes from one process' in_shell none 1
 # Where programs are compiled once, the same limit is enough, or said to be too small.
 (train dynamic 20 --weights dynamic --steps 3) > log 2>&1 || bad "dynamic weights: $(tail -3 log)"
 refused 1 'compile_budget' "$anneal" eval dynamic text.txt --device ane --libraries "$STANDIN" --quirks compile_budget=1
