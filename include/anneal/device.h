@@ -19,7 +19,8 @@ typedef struct an_call an_call; /* an executable with buffers bound to its names
 /* "ane" is Apple's Neural Engine (on macOS; not run on Apple hardware yet), by the first route that is
  * there; "ane:objc" is the route through its Objective-C classes. */
 typedef struct an_device_options {
-	const char *name;     /* "soft" (default), "ane", "ane:objc" */
+	const char *name; /* "soft" (default), "ane", "ane:objc"; "auto": "ane" where there is one, which then
+			   * has its own arithmetic whatever `numerics` says, else "soft" */
 	const char *numerics; /* soft: "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists
 			       * them; else NULL */
 	const char

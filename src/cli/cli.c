@@ -240,12 +240,13 @@ const char *cli_numerics_name(int i)
 
 an_device *cli_open_device(an_ctx *ctx, const cli_device *d, const char *default_numerics)
 {
-	/* other devices than "soft" have their own arithmetic */
-	bool soft = !d->device || !strcmp(d->device, "soft");
-	an_device_options opt = {.name = d->device,
-				 .numerics = d->numerics ? d->numerics
-					     : soft      ? default_numerics
-							 : NULL,
+	/* other devices than "soft" have their own arithmetic; who chooses one asks for "soft" */
+	bool choose = d->device && !strcmp(d->device, "auto"),
+	     soft = !d->device || !strcmp(d->device, "soft");
+	an_device_options opt = {.name = choose && d->numerics ? "soft" : d->device,
+				 .numerics = d->numerics      ? d->numerics
+					     : soft || choose ? default_numerics
+							      : NULL,
 				 .quirks = d->quirks,
 				 .libraries = d->libraries};
 	an_device *device;

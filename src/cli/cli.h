@@ -65,7 +65,10 @@ const char *cli_numerics_name(int i); /* of profile i; NULL after the last */
 	{.help = "Device"}, \
 	{"numerics", "PROFILE", "; \"anneal ops --numerics\" explains them (default " default_numerics ")", \
 	 .names = cli_numerics_name, .text = &(d).numerics}, \
-	{"device", "NAME", "where programs run: soft (default), or ane, Apple's Neural Engine", .text = &(d).device}, \
+	{"device", "NAME", "soft (default); ane or ane:ROUTE, Apple's Neural Engine; auto, ane where there is one", .text = &(d).device}, \
+	CLI_ENGINE_OPTIONS(d)
+/* Of these, what does not choose the device. */
+#define CLI_ENGINE_OPTIONS(d) \
 	{"quirks", "LIST", "ane: habits of the engine to meet, e.g. equal_size=on,min_width=32", .text = &(d).quirks}, \
 	{"libraries", "DIR", "ane: folder with stand-ins for Apple's libraries (for tests)", .text = &(d).libraries}, \
 	{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &(d).threads}, \
