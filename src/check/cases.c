@@ -554,6 +554,8 @@ static bool matches(const an_case_result *got, const row *r, const char *text, i
 	return true;
 }
 
+double an_case_value(const an_case_result *r, int i) { return half_to_float(r->got[i]); }
+
 an_status an_case_run(an_device *d, int index, an_case_result *out)
 {
 	an_ctx *ctx = d->ctx;

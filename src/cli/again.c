@@ -46,9 +46,10 @@ void cli_again(const char *word, const char *option, int argc, char **argv, cons
 	int n = 0;
 	all[n++] = cli_format("anneal");
 	all[n++] = cli_format("%s", word);
-	all[n++] = cli_format("%s", option);
+	if (option)
+		all[n++] = cli_format("%s", option);
 	for (int i = 1; i < argc; i++) /* once, however often this happens */
-		if (strcmp(argv[i], option) != 0)
+		if (!option || strcmp(argv[i], option) != 0)
 			all[n++] = argv[i];
 	if (setenv(CARRIED, carried, 1) != 0)
 		cli_fail("out of memory");
@@ -56,7 +57,7 @@ void cli_again(const char *word, const char *option, int argc, char **argv, cons
 	stop_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL); /* those that come now wait for the new program's handlers */
 	execv(cli_self(), all);
-	cli_fail("cannot start this program (%s) again: %s; --resume goes on", cli_self(), strerror(errno));
+	cli_fail("cannot start this program (%s) again: %s", cli_self(), strerror(errno));
 }
 
 char *cli_carried(void)

@@ -22,7 +22,7 @@ typedef struct cli_command {
 
 /* ORDER COMMANDS: main.c lists them. */
 extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan,
-    cmd_compare, cmd_fingerprint, cmd_ops;
+    cmd_compare, cmd_fingerprint, cmd_probe, cmd_ops;
 
 /* ---- Options ---------------------------------------------------------------------- */
 
@@ -152,7 +152,8 @@ int32_t *cli_ids(const char *option, const char *text, int32_t vocab, size_t *n)
 
 /* The path of this program. */
 const char *cli_self(void);
-/* Replaces this process by "anneal WORD OPTION ARGV[1] ...", which cli_carried gives `carried`.  SIGINT and
+/* Replaces this process by "anneal WORD OPTION ARGV[1] ..." (option: NULL: none), which cli_carried gives
+ * `carried`.  SIGINT and
  * SIGTERM wait until that calls cli_accept_signals. */
 _Noreturn void cli_again(const char *word, const char *option, int argc, char **argv, const char *carried);
 /* What the process before gave; NULL: there was none.  Freed with free(). */

@@ -6,7 +6,7 @@
 
 static const cli_command *const commands[] = {&cmd_train,       &cmd_generate, &cmd_eval, &cmd_run,
 					      &cmd_lint,        &cmd_grad,     &cmd_plan, &cmd_compare,
-					      &cmd_fingerprint, &cmd_ops};
+					      &cmd_fingerprint, &cmd_probe,    &cmd_ops};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void overview(FILE *f)
