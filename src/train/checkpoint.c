@@ -490,6 +490,9 @@ static an_status remove_leftover(const an_trainer *t, arena *a, const char *name
  * have room. */
 static an_status claim(an_trainer *t, arena *a)
 {
+#ifdef JANSSON_ABSENT
+	return fail(t->ctx, AN_UNSUPPORTED, "%s: no checkpoint can be written: %s", t->o.dir, JANSSON_ABSENT);
+#endif
 	TRY(dir_make(t->ctx, t->o.dir));
 	t->dir_lock = open(t->o.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (t->dir_lock < 0)
