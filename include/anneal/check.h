@@ -45,7 +45,7 @@ AN_API an_verdict an_fingerprint_verdict(const an_recipe *r, const an_published 
 /* ---- Single results ----------------------------------------------------------------- */
 
 /* A single result that was published of chips, as a program of fp16.  Values are written as in C, "4*x"
- * stands for "x x x x" and "2*(x y)" for "x y x y". */
+ * stands for "x x x x" and "2*(x y)" for "x y x y"; "#7e00" is the number of these bits. */
 typedef struct an_case {
 	const char *kind;  /* "contraction" */
 	const char *op;    /* MIL name of the operation */

@@ -1,8 +1,8 @@
 /* anneal probe: a device against everything that is known of its chip.
  *
- * The items run in processes of their own, one after another, which this one starts: an engine compiles so many
- * programs for a process and no more, and what is tried may end a process, or never come back.  A worker prints
- * three lines per item; this process adds what a worker could not. */
+ * The items run in processes of their own, one after another, which this one starts: an engine compiles so
+ * many programs for a process and no more, and what is tried may end a process, or never come back.  A worker
+ * prints three lines per item; this process adds what a worker could not. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -22,8 +22,10 @@ const cli_command cmd_probe = {
     .operands = "",
     .summary = "try on a device what is known of its chip, measure it, and write a report",
     .details =
-	"Tries every habit of the engine, every published result and fingerprint, finds out which arithmetic\n"
-	"it has, and measures dispatch, peak rates, weight bandwidth, reloading and power.  On a Mac this is\n"
+	"Tries every habit of the engine, every published result and fingerprint, finds out which "
+	"arithmetic\n"
+	"it has, and measures dispatch, peak rates, weight bandwidth, reloading and power.  On a Mac this "
+	"is\n"
 	"the way to find out what holds on its chip: please send the report of --json in.  Without a Neural\n"
 	"Engine the software one is tried.  The exit status is 1 if something differs from what is known.",
     .example = "anneal probe --only case,choice --json /tmp/probe.json",
@@ -50,7 +52,8 @@ static void read_groups(probe_options *o)
 		       (strlen(an_probe_group_name(g)) != n || memcmp(an_probe_group_name(g), word, n) != 0))
 			g++;
 		if (!an_probe_group_name(g))
-			cli_usage("--only: \"%.*s\" is none of habit, case, choice, fingerprint, speed", (int)n, word);
+			cli_usage("--only: \"%.*s\" is none of habit, case, choice, fingerprint, speed",
+				  (int)n, word);
 		o->group[g] = true;
 		word += n;
 	}
@@ -314,8 +317,9 @@ static bool one_worker(report *r, int argc, char **argv, const probe_options *o)
 		r->first--; /* once more, in the next */
 	} else if (begin && !(WIFEXITED(status) && WEXITSTATUS(status))) {
 		char *why = in.late ? cli_format("no answer for %d s", PATIENCE)
-				 : cli_format("ended the process: %s",
-					      WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "without a word");
+				    : cli_format("ended the process: %s", WIFSIGNALED(status)
+									      ? strsignal(WTERMSIG(status))
+									      : "without a word");
 		take_broken(r, begin, why, o);
 		free(why);
 	} else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
@@ -336,7 +340,9 @@ static void write_json(const report *r, const char *path)
 	FILE *f = fopen(beside, "w");
 	if (!f)
 		cli_fail("%s: cannot write: %s", path, strerror(errno));
-	fprintf(f, "{%s,\n \"processes\": %d, \"agree\": %d, \"differ\": %d, \"unknown\": %d, \"failed\": %d,\n \"items\": [%s\n ]}\n",
+	fprintf(f,
+		"{%s,\n \"processes\": %d, \"agree\": %d, \"differ\": %d, \"unknown\": %d, \"failed\": %d,\n "
+		"\"items\": [%s\n ]}\n",
 		r->head, r->restarts + 1, r->count[AN_PROBE_AGREES], r->count[AN_PROBE_DIFFERS],
 		r->count[AN_PROBE_UNKNOWN], r->count[AN_PROBE_FAILED], r->items);
 	if (fclose(f) != 0 || rename(beside, path) != 0) {

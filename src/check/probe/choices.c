@@ -42,7 +42,7 @@ typedef struct comparison {
 	const an_case_result *result[CHOICES_MOST]; /* NULL: cannot be combined with the chip's profile */
 	bool agrees[CHOICES_MOST];
 	bool told[CHOICES_MOST][CHOICES_MOST]; /* apart by a case that was run */
-	int n, chosen; /* by the profile */
+	int n, chosen;                         /* by the profile */
 	int run, tells;
 } comparison;
 
@@ -88,11 +88,13 @@ static void list(const comparison *c, char *text, size_t size)
 	size_t used = 0;
 	for (int k = 0; k < c->n && used < size; k++)
 		if (c->agrees[k])
-			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? " or " : "", c->name[k]);
+			used += (size_t)snprintf(text + used, size - used, "%s%s", used ? " or " : "",
+						 c->name[k]);
 	if (!used)
 		used = (size_t)snprintf(text, size, "none of the choices");
 	if (used < size)
-		snprintf(text + used, size - used, " (%d of %d cases that tell them apart)", c->run, c->tells);
+		snprintf(text + used, size - used, " (%d of %d cases that tell them apart)", c->run,
+			 c->tells);
 }
 
 static an_status compare(an_probe *p, int rule, arena *a, an_probe_result *out)

@@ -57,7 +57,8 @@ static void logical(an_builder *b, int width)
 static void implicit(an_builder *b, int width)
 {
 	an_value x = an_input(b, "x", an_tensor(AN_FP16, 4, (int32_t[]){1, 2, 32, width})), y = AN_NO_VALUE;
-	an_arg args[] = {{"x", AN_ARG_VALUE, 0, {.value = x}}, {"axes", AN_ARG_INTS, 1, {.ints = (int32_t[]){1}}}};
+	an_arg args[] = {{"x", AN_ARG_VALUE, 0, {.value = x}},
+			 {"axes", AN_ARG_INTS, 1, {.ints = (int32_t[]){1}}}};
 	an_emit(b, OP_REDUCE_SUM, "y", args, LENGTH(args), &y, 1);
 	an_output(b, y);
 }
@@ -87,7 +88,10 @@ static const habit habits[] = {
     {.quirk = "ordered_names", .build = named, .broken = "ordered_names=off", .size = {32}},
     {.quirk = "ordered_bytes", .build = sized, .broken = "ordered_bytes=off", .size = {32}},
     {.quirk = "equal_size", .build = sized, .broken = "equal_size=off", .size = {32}},
-    {.quirk = "min_surface", .build = doubled, .broken = "min_surface=off", .size = {32, 256, 2048, 8192, 16384, 24576, 32768}},
+    {.quirk = "min_surface",
+     .build = doubled,
+     .broken = "min_surface=off",
+     .size = {32, 256, 2048, 8192, 16384, 24576, 32768}},
     {.quirk = "min_width", .build = doubled, .broken = "min_width=off", .size = {1, 2, 4, 8, 16, 32, 64}},
     {.quirk = "packed", .build = rows, .broken = "packed=off", .size = {33}},
     {.quirk = "aligned_size", .build = doubled, .broken = "aligned_size=off", .size = {33}},
@@ -237,12 +241,14 @@ static an_status run_program(an_probe *p, const habit *h, int quirk, bool holds,
 			probe_say(p, out, last == WRONG ? "wrong data" : outcome_text[last]);
 		recover(p, last);
 	}
-	snprintf(out->expected, sizeof out->expected, "a program that does not meet it %s", outcome_text[want]);
+	snprintf(out->expected, sizeof out->expected, "a program that does not meet it %s",
+		 outcome_text[want]);
 	size_t used = first == WRONG || first == WORKS ? 0 : strlen(out->observed);
 	if (first == WORKS || first == WRONG)
 		used = (size_t)snprintf(out->observed, sizeof out->observed, "%s", outcome_text[first]);
 	if (h->size[1] && first != WORKS && last == WORKS)
-		snprintf(out->observed + used, sizeof out->observed - used, "; works at %d elements", h->size[n]);
+		snprintf(out->observed + used, sizeof out->observed - used, "; works at %d elements",
+			 h->size[n]);
 	out->verdict = first == want ? AN_PROBE_AGREES : AN_PROBE_DIFFERS;
 	return AN_OK;
 }
@@ -301,7 +307,8 @@ static an_status run_budget(an_probe *p, int64_t number, an_probe_result *out)
 	TRY(probe_device(p, UNLIMITED, &d));
 	if (compiles_used(d) > 0) {
 		an_device_close(d);
-		return fail(p->ctx, AN_BUDGET, "this process has compiled programs; the limit is counted in a new one");
+		return fail(p->ctx, AN_BUDGET,
+			    "this process has compiled programs; the limit is counted in a new one");
 	}
 	for (; n < (number ? number : UNKNOWN) + BEYOND; n++) {
 		an_executable *e;
@@ -310,7 +317,8 @@ static an_status run_budget(an_probe *p, int64_t number, an_probe_result *out)
 		an_executable_free(e);
 	}
 	if (number)
-		snprintf(out->expected, sizeof out->expected, "a process compiles %lld programs", (long long)number);
+		snprintf(out->expected, sizeof out->expected, "a process compiles %lld programs",
+			 (long long)number);
 	else
 		snprintf(out->expected, sizeof out->expected, "no limit");
 	if (s == AN_OK)

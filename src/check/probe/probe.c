@@ -69,12 +69,11 @@ an_status probe_device(const an_probe *p, const char *quirks, an_device **out)
 	char all[600];
 	bool both = p->o.quirks && *p->o.quirks && *quirks;
 	snprintf(all, sizeof all, "%s%s%s", p->o.quirks ? p->o.quirks : "", both ? "," : "", quirks);
-	return an_device_open(p->ctx,
-			      &(an_device_options){.name = p->o.device,
-						   .numerics = p->o.numerics,
-						   .quirks = all,
-						   .libraries = p->o.libraries},
-			      out);
+	return an_device_open(
+	    p->ctx,
+	    &(an_device_options){
+		.name = p->o.device, .numerics = p->o.numerics, .quirks = all, .libraries = p->o.libraries},
+	    out);
 }
 
 void probe_say(const an_probe *p, an_probe_result *out, const char *what)
@@ -260,8 +259,8 @@ static an_status run_case(an_probe *p, int index, an_probe_result *out)
 	TRY(an_case_run(p->device, index, &r));
 	size_t used = 0;
 	for (int i = 0; i < r.n && used < sizeof out->observed - 40; i++)
-		used += (size_t)snprintf(out->observed + used, sizeof out->observed - used, "%s%.9g", i ? " " : "",
-					 an_case_value(&r, i));
+		used += (size_t)snprintf(out->observed + used, sizeof out->observed - used, "%s%.9g",
+					 i ? " " : "", an_case_value(&r, i));
 	if (r.as_published)
 		snprintf(out->observed + used, sizeof out->observed - used, ", as published");
 	out->verdict = r.where < 0 ? AN_PROBE_AGREES : AN_PROBE_DIFFERS;
@@ -280,7 +279,9 @@ static an_status run_fingerprint(an_probe *p, int index, an_probe_result *out)
 	TRY(s);
 	snprintf(out->observed, sizeof out->observed, "%.16g", out->value);
 	an_verdict v = an_fingerprint_verdict(r, published, out->value);
-	out->verdict = v == AN_EQUAL ? AN_PROBE_AGREES : v == AN_DIFFERS ? AN_PROBE_DIFFERS : AN_PROBE_UNKNOWN;
+	out->verdict = v == AN_EQUAL     ? AN_PROBE_AGREES
+		       : v == AN_DIFFERS ? AN_PROBE_DIFFERS
+					 : AN_PROBE_UNKNOWN;
 	if (v == AN_UNEXPLAINED)
 		snprintf(out->observed + strlen(out->observed), sizeof out->observed - strlen(out->observed),
 			 " (no arithmetic is known that gives the published figure)");

@@ -169,11 +169,13 @@ static void print(char *text, size_t size, double x, const char *unit)
 	static const struct {
 		double factor;
 		const char *prefix;
-	} prefix[] = {{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}, {1, ""}, {1e-3, "m"}, {1e-6, "u"}, {0, "n"}};
+	} prefix[] = {{1e12, "T"}, {1e9, "G"},  {1e6, "M"},  {1e3, "k"},
+		      {1, ""},     {1e-3, "m"}, {1e-6, "u"}, {0, "n"}};
 	int i = 0;
 	while (fabs(x) < prefix[i].factor)
 		i++;
-	snprintf(text, size, "%.3g %s%s", x / (prefix[i].factor > 0 ? prefix[i].factor : 1e-9), prefix[i].prefix, unit);
+	snprintf(text, size, "%.3g %s%s", x / (prefix[i].factor > 0 ? prefix[i].factor : 1e-9),
+		 prefix[i].prefix, unit);
 }
 
 static void measured(an_probe_result *out, double value, double reference, const char *unit)
@@ -209,7 +211,8 @@ static an_status compile_time(an_probe *p, an_probe_result *out)
 
 static an_status conv_rate(an_probe *p, an_probe_result *out)
 {
-	static const shape shapes[] = {{256, 4, 16}, {256, 8, 32}, {512, 16, 32}, {512, 32, 64}, {512, 64, 64}};
+	static const shape shapes[] = {
+	    {256, 4, 16}, {256, 8, 32}, {512, 16, 32}, {512, 32, 64}, {512, 64, 64}};
 	double best = 0, t = 0;
 	for (int i = 0; i < LENGTH(shapes) && t < QUICK; i++) {
 		TRY(time_program(p, convolutions, &shapes[i], &t));
@@ -309,7 +312,8 @@ static an_status reload(an_probe *p, an_probe_result *out)
 	qsort(t, TIMES, sizeof *t, ascending);
 	measured(out, t[TIMES / 2], NAN, "s");
 	size_t used = strlen(out->observed);
-	snprintf(out->observed + used, sizeof out->observed - used, "; the new weights are %s", same ? "used" : "NOT used");
+	snprintf(out->observed + used, sizeof out->observed - used, "; the new weights are %s",
+		 same ? "used" : "NOT used");
 	out->verdict = same ? AN_PROBE_UNKNOWN : AN_PROBE_DIFFERS;
 	return AN_OK;
 }
@@ -351,8 +355,9 @@ static an_status power(an_probe *p, an_probe_result *out)
 	}
 	measured(out, (c - b) / seconds, NAN, "W");
 	size_t used = strlen(out->observed);
-	snprintf(out->observed + used, sizeof out->observed - used, " (%s) in 1x1 convolutions, %.3g W at rest, %.3g GFLOP/J",
-		 what, b - a, 1e-9 * flops / (c - b));
+	snprintf(out->observed + used, sizeof out->observed - used,
+		 " (%s) in 1x1 convolutions, %.3g W at rest, %.3g GFLOP/J", what, b - a,
+		 1e-9 * flops / (c - b));
 	return AN_OK;
 }
 
@@ -360,7 +365,8 @@ static const struct {
 	const char *name, *text;
 	an_status (*run)(an_probe *p, an_probe_result *out);
 } speeds[] = {
-    {"dispatch", "seconds from submission to completion of a program that does next to nothing, median", dispatch},
+    {"dispatch", "seconds from submission to completion of a program that does next to nothing, median",
+     dispatch},
     {"compile", "seconds to compile and load it", compile_time},
     {"conv-rate", "deep programs of 1x1 convolutions by constants, best", conv_rate},
     {"matmul-rate", "matmul of two inputs, best", matmul_rate},

@@ -1,12 +1,13 @@
-/* What stands for jansson where Anneal is built without it (ANNEAL_PACKAGES=OFF): what Anneal calls of it, each of
- * which fails.  Reading says why, as for a file that is malformed; JANSSON_ABSENT is the same for who writes. */
+/* What stands for jansson where Anneal is built without it (ANNEAL_PACKAGES=OFF): what Anneal calls of it,
+ * each of which fails.  Reading says why, as for a file that is malformed; JANSSON_ABSENT is the same for who
+ * writes. */
 #ifndef BASE_ABSENT_JANSSON_H
 #define BASE_ABSENT_JANSSON_H
 
 #include <stdbool.h>
 #include <stdio.h>
 
-#define JANSSON_ABSENT                                                                                      \
+#define JANSSON_ABSENT                                                                                       \
 	"this build of Anneal is without JSON: install jansson (Debian: libjansson-dev, Homebrew: jansson) " \
 	"and build again"
 
@@ -66,8 +67,7 @@ static inline bool json_is_false(const json_t *x) { return (void)x, false; }
 static inline bool json_is_null(const json_t *x) { return (void)x, false; }
 
 /* No object and no array has members. */
-#define json_object_foreach(x, key, value) \
-	for (key = NULL, value = NULL, (void)(x); (key) && (value);)
-#define json_array_foreach(x, i, value) for (i = 0, value = NULL, (void)(x), (void)i; value;)
+#define json_object_foreach(x, key, value) for (key = NULL, value = NULL, (void)(x); (key) && (value);)
+#define json_array_foreach(x, i, value)    for (i = 0, value = NULL, (void)(x), (void)i; value;)
 
 #endif
