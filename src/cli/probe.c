@@ -334,12 +334,29 @@ static bool one_worker(report *r, int argc, char **argv, const probe_options *o)
 	return more;
 }
 
-static void write_json(const report *r, const char *path)
+/* A file beside `path`, to be renamed; and its name. */
+static FILE *open_beside(const char *path, char **beside)
 {
-	char *beside = cli_format("%s.tmp-%ld", path, (long)getpid());
-	FILE *f = fopen(beside, "w");
+	*beside = cli_format("%s.tmp-%ld", path, (long)getpid());
+	FILE *f = fopen(*beside, "w");
 	if (!f)
 		cli_fail("%s: cannot write: %s", path, strerror(errno));
+	return f;
+}
+
+/* Minutes before there is something to write. */
+static void check_writable(const char *path)
+{
+	char *beside;
+	fclose(open_beside(path, &beside));
+	unlink(beside);
+	free(beside);
+}
+
+static void write_json(const report *r, const char *path)
+{
+	char *beside;
+	FILE *f = open_beside(path, &beside);
 	fprintf(f,
 		"{%s,\n \"processes\": %d, \"agree\": %d, \"differ\": %d, \"unknown\": %d, \"failed\": %d,\n "
 		"\"items\": [%s\n ]}\n",
@@ -377,6 +394,8 @@ static int run(int argc, char **argv)
 			o.d.numerics = "m4"; /* where auto finds an engine, that has its own */
 		return worker(&o, carried);
 	}
+	if (o.json)
+		check_writable(o.json);
 	report r = {0};
 	r.head_file = open_memstream(&r.head, &r.head_len);
 	r.items_file = open_memstream(&r.items, &r.items_len);

@@ -34,7 +34,12 @@ static inline json_t *json_loadb(const char *text, size_t n, size_t flags, json_
 	}
 	return NULL;
 }
-static inline char *json_dumps(const json_t *x, size_t flags) { return (void)x, (void)flags, NULL; }
+static inline char *json_dumps(const json_t *x, size_t flags)
+{
+	(void)x, (void)flags;
+	char *volatile none = NULL; /* compilers that know better warn of what follows */
+	return none;
+}
 static inline json_t *json_pack(const char *format, ...) { return (void)format, NULL; }
 static inline json_t *json_object(void) { return NULL; }
 static inline json_t *json_array(void) { return NULL; }
