@@ -42,6 +42,10 @@ sanitize:
 fuzz:
 	scripts/fuzz $(FUZZ_SECONDS)
 
+# Speed, beside oneDNN and PyTorch (PYTHON: of an environment that has it): docs/speed.md.
+report: all bench
+	scripts/speed-report --anneal $(BUILD)/anneal $(if $(PYTHON),--python $(PYTHON))
+
 bench:
 	cmake -S . -B build-bench $(GENERATOR) -DANNEAL_BENCH=ON -DANNEAL_TESTS=OFF
 	cmake --build build-bench -j $(JOBS)
@@ -49,7 +53,7 @@ bench:
 GENERATOR := $(if $(shell command -v ninja),-G Ninja,)
 FUZZ_SECONDS ?= 20
 
-.PHONY: all demo test install clean format check-includes check-format sanitize fuzz bench FORCE
+.PHONY: all demo test install clean format check-includes check-format sanitize fuzz bench report FORCE
 
 # CMake decides itself what has to be done again.
 $(BUILD)/CMakeCache.txt: FORCE

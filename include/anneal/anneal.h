@@ -11,4 +11,5 @@
 #include "anneal/check.h"
 #include "anneal/nn.h"
 #include "anneal/train.h"
+#include "anneal/bench.h"
 #endif

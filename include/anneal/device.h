@@ -85,6 +85,26 @@ AN_API an_status an_device_count(an_device *d, bool on);
 AN_API an_status an_executable_counts(const an_executable *e, int op, an_counts *out);
 AN_API void an_executable_reset_counts(an_executable *e);
 
+/* ---- Timing ----------------------------------------------------------------------- */
+
+/* One call of a kernel, of which an executable is a list. */
+typedef struct an_kernel {
+	const char *text; /* the kernel, its shape and the operation it ends in; as long as the executable */
+	int64_t flops, bytes; /* 2*M*N*K of contractions; read and written at least once */
+	double seconds;       /* sum over the runs that were timed, since the last reset */
+	int64_t runs;
+	bool inner; /* it is part of the loop before it, whose iterations run on several threads at once: runs
+		     * are iterations, seconds those of all threads */
+} an_kernel;
+
+/* From now on calls of this device time their kernels, or do not (as at first).  AN_DEVICE: it cannot. */
+AN_API an_status an_device_time(an_device *d, bool on);
+/* Kernel i in the order of execution.  AN_USAGE: there is none with this index; AN_DEVICE: the device knows
+ * of no kernels. */
+AN_API an_status an_executable_kernel(an_executable *e, int i, an_kernel *out);
+AN_API int an_executable_kernels(const an_executable *e); /* 0: the device knows of none */
+AN_API void an_executable_reset_times(an_executable *e);
+
 /* ---- Buffers --------------------------------------------------------------------- */
 
 /* Zeroed memory for a value of type `t`. */

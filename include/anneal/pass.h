@@ -33,6 +33,9 @@ typedef struct an_grad_options {
 	bool save_all;           /* save every value the backward reads, recompute nothing */
 	const char *const *save; /* names of values: what else the backward reads is computed again, */
 	int nsave;               /* contractions too; NULL: the choice above */
+	/* > 0, and save is NULL: a contraction whose result has more than so many times the elements of both
+	 * operands (attention's scores) is computed again, and so is a softmax of it. */
+	double recompute;
 } an_grad_options;
 AN_API an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forward,
 			 an_function **backward);

@@ -84,6 +84,9 @@ typedef struct an_train_options {
 	/* Updates 1, 1 + n, 1 + 2n ... are counted for an_trainer_counts and, in the metrics, by program;
 	 * 0: none.  Costs time in these updates, and never changes a result. */
 	int64_t count_every;
+	/* Kernels of programs are timed too (an_executable_kernel), and times leave out the first update,
+	 * which touches memory for the first time, unless it is the only one. */
+	bool profile;
 	/* checkpoints and reports */
 	const char *dir;                /* output folder; NULL: nothing is written */
 	int64_t eval_every, save_every; /* updates; default steps / 10; < 0: only at the end.  An
@@ -154,6 +157,14 @@ AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers, host
 AN_API an_status an_trainer_counts(const an_trainer *t, int entry, int op, an_counts *out);
 AN_API int64_t an_trainer_counted(const an_trainer *t); /* how many updates these were */
 AN_API void an_trainer_reset_counts(an_trainer *t);
+/* Seconds of the updates since the trainer was made or its times were reset, and how many they were (may be
+ * NULL).  The entries' seconds are parts of it; what is left is the choice of tokens and what lies between.
+ */
+AN_API double an_trainer_seconds(const an_trainer *t, int64_t *updates);
+AN_API void an_trainer_reset_times(an_trainer *t); /* of updates, entries and kernels */
+/* What a program's entry runs, for the times of its kernels; entries of equal programs share it.  NULL: a
+ * host operation, or not compiled yet. */
+AN_API an_executable *an_trainer_executable(const an_trainer *t, int entry);
 /* The function of a device entry; NULL: a host operation. */
 AN_API const an_function *an_trainer_program(const an_trainer *t, int entry);
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- Status and context --------------------------------------------------------- */
@@ -110,6 +111,13 @@ static void set_message(an_ctx *ctx, char *text, size_t cap, const char *fmt, va
 	ctx->message_cap = text ? cap : 0;
 	if (!text)
 		vsnprintf(ctx->message_fallback, sizeof ctx->message_fallback, fmt, ap);
+}
+
+double seconds_now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 an_status failv(an_ctx *ctx, an_status s, const char *fmt, va_list ap)

@@ -44,6 +44,9 @@ an_status fail_prefix(an_ctx *ctx, an_status s, const char *fmt, ...) AN_PRINTF(
 
 void log_text(an_ctx *ctx, an_log_level level, const char *fmt, ...) AN_PRINTF(3, 4);
 
+/* Seconds of a clock that only goes forward; where it starts is not defined. */
+double seconds_now(void);
+
 /* Evaluates an expression of type an_status and returns from the function if it failed. */
 #define TRY(expr)                               \
 	do {                                    \

@@ -6,17 +6,20 @@
 #include "base/base.h"
 
 /* ORDER ISA: bit i is named by word i of this list. */
-#define ISA_LIST(X)                                 \
-	X(AVX2, "avx2")     /* with FMA and F16C */ \
-	X(AVX512, "avx512") /* F, BW, DQ, VL */     \
-	X(AVX512_BF16, "avx512bf16")                \
-	X(AVX512_FP16, "avx512fp16")                \
-	X(AMX_BF16, "amxbf16")                      \
-	X(AMX_INT8, "amxint8")                      \
-	X(AMX_FP16, "amxfp16")                      \
-	X(NEON, "neon")                             \
-	X(NEON_FP16, "neonfp16")                    \
-	X(NEON_BF16, "neonbf16")                    \
+#define ISA_LIST(X)                                                             \
+	X(AVX2, "avx2")     /* with FMA and F16C */                             \
+	X(AVX512, "avx512") /* F, BW, DQ, VL */                                 \
+	X(AVX512_BF16, "avx512bf16")                                            \
+	X(BF16_FAST, "bf16fast") /* its dot products beat fp32 multiply-adds */ \
+	X(AVX512_FP16, "avx512fp16")                                            \
+	X(AVX512_VNNI, "avx512vnni")                                            \
+	X(AMX_BF16, "amxbf16")                                                  \
+	X(AMX_INT8, "amxint8")                                                  \
+	X(AMX_FP16, "amxfp16")                                                  \
+	X(NEON, "neon")                                                         \
+	X(NEON_FP16, "neonfp16")                                                \
+	X(NEON_DOT, "neondot")                                                  \
+	X(NEON_BF16, "neonbf16")                                                \
 	X(NEON_I8MM, "neoni8mm")
 
 enum {

@@ -22,7 +22,7 @@ typedef struct cli_command {
 
 /* ORDER COMMANDS: main.c lists them. */
 extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan,
-    cmd_compare, cmd_fingerprint, cmd_probe, cmd_ops;
+    cmd_compare, cmd_fingerprint, cmd_probe, cmd_bench, cmd_ops;
 
 /* ---- Options ---------------------------------------------------------------------- */
 
@@ -167,6 +167,8 @@ void cli_counts_heading(const char *what, int width); /* of the first column */
 void cli_counts_row(const char *name, int width, const an_counts *c);
 /* "products": 12, ... "largest": 3.5 */
 void cli_counts_json(FILE *f, const an_counts *c);
+/* The plan with what its entries took, and the kernels of its programs (profile.c). */
+void cli_profile(an_ctx *ctx, an_trainer *t, bool json);
 /* A JSON string with its quotes. */
 void cli_json_text(FILE *f, const char *s);
 /* A JSON number; null if it is not finite. */

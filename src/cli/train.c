@@ -319,6 +319,7 @@ static int run(int argc, char **argv)
 		 .flag = &stats},
 		{"stats-every", "N", "count the first update and every Nth from there (default 16)", 1, 1e12,
 		 .i64 = &stats_every},
+		{"profile", NULL, "at the end, the plan with the time of every entry and kernel", .flag = &opt.profile},
 		CLI_DEVICE_OPTIONS(d, "fast"),
 	};
 	/* clang-format on */
@@ -413,6 +414,8 @@ static int run(int argc, char **argv)
 		cli_check(ctx, s);
 		cli_status_end();
 	}
+	if (opt.profile && !again_now)
+		cli_profile(ctx, t, p.json);
 	if (stats && !again_now)
 		print_stats(ctx, t, p.json);
 	if (!stopped && !again_now)

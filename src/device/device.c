@@ -467,6 +467,45 @@ void an_executable_reset_counts(an_executable *e)
 	memset(e->counts, 0, (size_t)e->nops * sizeof *e->counts);
 }
 
+/* ---- Timing ---------------------------------------------------------------------- */
+
+static an_status check_kernels(const an_device *d)
+{
+	return d->ops->kernel ? AN_OK
+			      : fail(d->ctx, AN_DEVICE,
+				     "device \"%s\" cannot time what its programs are made of", d->info.name);
+}
+
+an_status an_device_time(an_device *d, bool on)
+{
+	if (on)
+		TRY(check_kernels(d));
+	d->timing = on;
+	return AN_OK;
+}
+
+int an_executable_kernels(const an_executable *e)
+{
+	return e->device->ops->kernels ? e->device->ops->kernels(e) : 0;
+}
+
+an_status an_executable_kernel(an_executable *e, int i, an_kernel *out)
+{
+	*out = (an_kernel){0};
+	TRY(check_kernels(e->device));
+	int n = an_executable_kernels(e);
+	if (i < 0 || i >= n)
+		return fail(e->device->ctx, AN_USAGE, "executable \"%s\" has no kernel %d; it has %d",
+			    e->name, i, n);
+	return e->device->ops->kernel(e, i, out);
+}
+
+void an_executable_reset_times(an_executable *e)
+{
+	if (e->device->ops->reset_times)
+		e->device->ops->reset_times(e);
+}
+
 /* ---- Buffers --------------------------------------------------------------------- */
 
 static an_status check_buffer_type(an_ctx *ctx, const an_type *t)

@@ -32,6 +32,11 @@ typedef struct device_ops {
 	an_status (*submit)(an_call *c);
 	an_status (*wait)(an_call *c);
 	void (*free_call)(an_call *c); /* optional: frees c->impl, which is not NULL */
+	/* Optional, all three or none: the kernels of an executable, which are timed while the device is
+	 * timing. */
+	int (*kernels)(const an_executable *e);
+	an_status (*kernel)(an_executable *e, int i, an_kernel *out);
+	void (*reset_times)(an_executable *e);
 	bool counts; /* calls add to their executable's counts while the device is counting */
 } device_ops;
 
@@ -41,7 +46,7 @@ struct an_device {
 	an_device_info info;
 	const ane_numerics *numerics; /* what info.numerics names; NULL: not in the table */
 	void *impl;
-	bool counting;
+	bool counting, timing;
 	an_executable *executables; /* linked through next */
 	an_buffer *buffers;
 	an_call *calls;

@@ -67,6 +67,28 @@ static inline void narrow_f16(half *d, const float *s, int n)
 	for (; i < n; i++)
 		d[i] = (half)_cvtss_sh(s[i], _MM_FROUND_TO_NEAREST_INT);
 }
+#elif defined(LOOPS_NEON)
+static inline void widen_f16(float *d, const half *s, int n)
+{
+	int i = 0;
+	for (; i + 8 <= n; i += 8) {
+		const float16x8_t h = vreinterpretq_f16_u16(vld1q_u16(s + i));
+		vst1q_f32(d + i, vcvt_f32_f16(vget_low_f16(h)));
+		vst1q_f32(d + i + 4, vcvt_high_f32_f16(h));
+	}
+	for (; i < n; i++)
+		d[i] = vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(s[i]))), 0);
+}
+static inline void narrow_f16(half *d, const float *s, int n)
+{
+	int i = 0;
+	for (; i + 8 <= n; i += 8) {
+		const float16x4_t low = vcvt_f16_f32(vld1q_f32(s + i));
+		vst1q_u16(d + i, vreinterpretq_u16_f16(vcvt_high_f16_f32(low, vld1q_f32(s + i + 4))));
+	}
+	for (; i < n; i++)
+		d[i] = vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(s[i]))), 0);
+}
 #else
 static inline void widen_f16(float *d, const half *s, int n)
 {
@@ -256,6 +278,21 @@ static void transpose_words(uint32_t *restrict dst, const uint32_t *restrict src
 			}
 		return;
 	}
+#elif defined(LOOPS_NEON)
+	if (m % 4 == 0 && n % 4 == 0) {
+		for (int j = 0; j < m; j += 4)
+			for (int i = 0; i < n; i += 4) {
+				float32x4_t r[4];
+				UNROLL
+				for (int l = 0; l < 4; l++)
+					r[l] = vreinterpretq_f32_u32(vld1q_u32(src + (j + l) * n + i));
+				turn4(r);
+				UNROLL
+				for (int l = 0; l < 4; l++)
+					vst1q_u32(dst + (i + l) * m + j, vreinterpretq_u32_f32(r[l]));
+			}
+		return;
+	}
 #endif
 	for (int i = 0; i < n; i++)
 		for (int j = 0; j < m; j++)
@@ -364,6 +401,17 @@ static float modulo_f(float a, float b)
 static inline float max_f(float a, float b) { return pick((a > b) | (a != a), a, b); }
 static inline float min_f(float a, float b) { return pick((a < b) | (a != a), a, b); }
 
+/* See EW_OP_LIST; operands as large as fp16's, or a sum of few of them. */
+static inline float add_aligned(float a, float b)
+{
+	const uint32_t ea = float_bits(a) >> 23 & 255, eb = float_bits(b) >> 23 & 255,
+		       least = 27; /* no overflow */
+	const uint32_t most = MAX(ea, eb), e = MAX(most, least);
+	const float units = bits_float((265 - e) << 23),
+		    unit = bits_float((e - 11) << 23); /* 2^(11-E), 2^(E-11) */
+	return (truncf(a * units) + truncf(b * units)) * unit;
+}
+
 /* clang-format off */
 static void step_floats(const ew_instr *x, float *d, const float *a, const float *b, const float *c, int n)
 {
@@ -377,6 +425,7 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_FLOOR_DIV: LOOP(floorf(a[i] / b[i])); break;
 	case EW_MOD: LOOP(modulo_f(a[i], b[i])); break;
 	case EW_POW: LOOP(pow_f(a[i], b[i])); break;
+	case EW_ADD_ALIGNED: LOOP(add_aligned(a[i], b[i])); break;
 	case EW_MAX: LOOP(max_f(a[i], b[i])); break;
 	case EW_MIN: LOOP(min_f(a[i], b[i])); break;
 	case EW_EQ: LOOP(pick(a[i] == b[i], 1.0f, 0.0f)); break;
@@ -431,7 +480,7 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_GELU: LOOP(gelu_f(a[i])); break;
 	case EW_GELU_TANH: LOOP(gelu_tanh_f(a[i])); break;
 	case EW_GELU_SIGMOID: LOOP(a[i] * sigmoid_f(1.702f * a[i])); break;
-	case EW_SOFTPLUS: LOOP(pick(a[i] < 0, 0.0f, a[i]) + log1p_f(exp_f(-fabsf(a[i])))); break;
+	case EW_SOFTPLUS: LOOP(pick(a[i] < 0, 0.0f, a[i]) + log1p_f(exp_down(-fabsf(a[i])))); break;
 	case EW_SOFTSIGN: LOOP(a[i] / (1 + fabsf(a[i]))); break;
 	case EW_LOAD: case EW_STORE: case EW_OP_COUNT: break;
 	}
@@ -571,21 +620,25 @@ static void count_results(k_counts *to, const ew_instr *x, const float *d, const
 {
 	const int how = vanishes((ew_op)x->op), always = how == VANISH_ALWAYS, never = how == VANISH_NEVER,
 		  negative = how == VANISH_NONZERO;
-	int32_t overflowed = 0, vanished = 0;
-	float largest = to->largest;
-	EACH
-	{
-		int finite = (fabsf(a[i]) < INFINITY) & (fabsf(b[i]) < INFINITY) & (fabsf(c[i]) < INFINITY);
-		int alive = ((a[i] > 0) | (negative & (a[i] < 0))) & (b[i] != 0);
-		float size = fabsf(d[i]);
-		overflowed += finite & (size == INFINITY);
+	const int32_t infinite = 0x7f800000;
+	int32_t overflowed = 0, vanished = 0, largest = (int32_t)float_bits(to->largest);
+	/* on the bits, so that these sums and the maximum are vector code */
+	for (int i = 0; i < n; i++) {
+		const int32_t x0 = (int32_t)float_bits(a[i]), ma = x0 & 0x7fffffff;
+		const int32_t mb = (int32_t)(float_bits(b[i]) & 0x7fffffff);
+		const int32_t mc = (int32_t)(float_bits(c[i]) & 0x7fffffff);
+		const int32_t size = (int32_t)(float_bits(d[i]) & 0x7fffffff);
+		const int32_t finite = (ma < infinite) & (mb < infinite) & (mc < infinite);
+		const int32_t alive = ((x0 > 0) | (negative & (x0 < 0) & (ma != 0))) & (mb != 0);
+		const int32_t seen = size < infinite ? size : 0;
+		overflowed += finite & (size == infinite);
 		vanished += finite & (size == 0) & (alive | always) & !never;
-		largest = pick((size < INFINITY) & (size > largest), size, largest);
+		largest = largest > seen ? largest : seen;
 	}
 	to->results += n;
 	to->overflowed += overflowed;
 	to->vanished += vanished;
-	to->largest = largest;
+	to->largest = bits_float((uint32_t)largest);
 }
 
 /* One instruction on n elements, rounded up to whole vectors, of which `counted` are meant. */

@@ -1,5 +1,6 @@
 /* Choosing a GEMM kernel, and the loops around it. */
 #include "kernel/gemm_fixed.h"
+#include "kernel/gemm_int.h"
 #include "kernel/loops.h"
 
 #include <assert.h>
@@ -23,17 +24,26 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, .mr = 32, .nr = 32, .kr = 32,
 	 .element = 4, .trailer = 64, .mc = 128, .kc = 256, .nc = 512, .pack_a = pack_amx_split_a,
 	 .pack_b = pack_amx_split_b, .kernel = gemm_amx_split, .begin = gemm_amx_begin, .end = gemm_amx_end},
-	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
+	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
+	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
+	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .trailer = 256, .mc = 240, .kc = 256, .nc = 512,
+	 .pack_a = pack_f16_avx512_a, .pack_b = pack_f16_avx512_b, .kernel = gemm_f16_avx512},
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
-	 .mc = 120, .kc = 256, .nc = 512,
+	 .mc = 240, .kc = 256, .nc = 512,
 	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
 	{.name = "fixed_vector_avx512", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .kr = 16, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx512, .vector = gemm_fixed_vector_avx512},
 	{.name = "fixed_avx512_12x32", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .mr = 12, .nr = 32, .kr = 1,
 	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
 	 .pack_a = pack_fixed_avx512_a, .pack_b = pack_fixed_avx512_b, .kernel = gemm_fixed_avx512},
+	{.name = "int_avx512vnni_12x32", .isa = ISA_AVX512 | ISA_AVX512_VNNI, .precision = EXACT, .integer = true, .mr = 12,
+	 .nr = 32, .kr = 4, .element = 1, .trailer = GEMM_INT_VNNI_TRAILER, .mc = 120, .kc = 1024, .nc = 512,
+	 .pack_a = pack_int_avx512vnni_a, .pack_b = pack_int_avx512vnni_b, .kernel = gemm_int_avx512vnni},
+	{.name = "int_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT, .integer = true, .mr = 6, .nr = 16, .kr = 2,
+	 .element = 2, .mc = 120, .kc = 512, .nc = 256,
+	 .pack_a = pack_int_avx2_a, .pack_b = pack_int_avx2_b, .kernel = gemm_int_avx2},
 	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
 	{.name = "fixed_vector_avx2", .isa = ISA_AVX2, .precision = FIXED, .f16_only = true, .kr = 8, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx2, .vector = gemm_fixed_vector_avx2},
@@ -44,9 +54,28 @@ const struct k_gemm_row gemm_table[] = {
 	 .mc = 120, .kc = 256, .nc = 256,
 	 .pack_a = pack_f32_avx2_a, .pack_b = pack_f32_avx2_b, .kernel = gemm_f32_avx2},
 #endif
+#ifdef __aarch64__
+	/* Blocks by reasoning, not by measurement: first-level caches of 64 KB (Neoverse) to 128 KB (M1 to M4),
+	 * second-level ones of 1 MB per core to 16 MB for a few. */
+	{.name = "vector_neon", .isa = ISA_NEON, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_neon},
+	{.name = "bf16_neon_8x12", .isa = ISA_NEON | ISA_NEON_BF16, .precision = FAST, .mr = 8, .nr = 12, .kr = 4,
+	 .element = 2, .mc = 120, .kc = 512, .nc = 480,
+	 .pack_a = pack_bf16_neon_a, .pack_b = pack_bf16_neon_b, .kernel = gemm_bf16_neon},
+	{.name = "f32_neon_8x12", .isa = ISA_NEON, .precision = EXACT | FAST, .mr = 8, .nr = 12, .kr = 1, .element = 4,
+	 .mc = 120, .kc = 256, .nc = 480,
+	 .pack_a = pack_f32_neon_a, .pack_b = pack_f32_neon_b, .kernel = gemm_f32_neon},
+	{.name = "fixed_vector_neon", .isa = ISA_NEON, .precision = FIXED, .f16_only = true, .kr = 4, .element = 8,
+	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_neon, .vector = gemm_fixed_vector_neon},
+	{.name = "fixed_neon_8x8", .isa = ISA_NEON, .precision = FIXED, .f16_only = true, .mr = 8, .nr = 8, .kr = 1,
+	 .element = 8, .trailer = 64, .mc = 48, .kc = FIXED_WHOLE_K, .nc = 128,
+	 .pack_a = pack_fixed_neon_a, .pack_b = pack_fixed_neon_b, .kernel = gemm_fixed_neon},
+#endif
 	{.name = "fixed_portable_4x8", .precision = FIXED, .f16_only = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
 	 .mc = 64, .kc = FIXED_WHOLE_K, .nc = 64,
 	 .pack_a = pack_fixed_portable_a, .pack_b = pack_fixed_portable_b, .kernel = gemm_fixed_portable},
+	{.name = "int_portable_4x8", .precision = EXACT, .integer = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
+	 .mc = 64, .kc = INT_WHOLE_K, .nc = 64,
+	 .pack_a = pack_int_portable_a, .pack_b = pack_int_portable_b, .kernel = gemm_int_portable},
 	{.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
 	{.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
 	 .mc = 64, .kc = 256, .nc = 256,
@@ -55,8 +84,17 @@ const struct k_gemm_row gemm_table[] = {
 /* clang-format on */
 const int gemm_table_size = LENGTH(gemm_table);
 
+static bool is_integer(const k_gemm_args *g)
+{
+	return (g->a.type == K_I8 || g->a.type == K_U8) && (g->b.type == K_I8 || g->b.type == K_U8);
+}
+
+bool k_gemm_saturates(const k_gemm_args *g) { return gemm_int_saturates(g->a.type, g->b.type, g->k); }
+
 static bool fits(const k_gemm_row *r, const k_gemm_args *g, uint32_t isa)
 {
+	if (r->integer != is_integer(g) || (r->integer && r->kc < g->k && k_gemm_saturates(g)))
+		return false;
 	if ((r->isa & isa) != r->isa || !(r->precision >> g->precision & 1))
 		return false;
 	if (r->f16_only && (g->a.type != K_F16 || g->b.type != K_F16))
@@ -68,6 +106,7 @@ const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa)
 {
 	int i = 0;
 	assert(g->precision != K_FIXED || (g->a.type == K_F16 && g->b.type == K_F16));
+	assert(!is_integer(g) || (g->precision == K_EXACT && g->c.type == K_I32));
 	while (!fits(&gemm_table[i], g, isa))
 		i++; /* ends: portable rows take everything */
 	return &gemm_table[i];
@@ -77,18 +116,25 @@ const char *k_gemm_name(const k_gemm_row *r) { return r->name; }
 
 /* ---- The plan --------------------------------------------------------------------- */
 
+typedef enum packing {
+	LOCAL,  /* every block of C packs what it needs */
+	SHARED, /* packed once for all threads before they start */
+	PACKED  /* by the caller */
+} packing;
+
 /* How a product is cut up.  Nothing here changes results: each element of C is the sum over
  * blocks of kc of one kernel's sum, wherever its tile lies and whoever computes it. */
 typedef struct gemm_plan {
 	const k_gemm_row *row;
-	k_gemm_args g; /* perhaps transposed */
+	k_gemm_args g;   /* perhaps transposed */
+	bool transposed; /* so it is */
 	int64_t batches;
 	int64_t mc, nc, kc; /* blocks, even ones */
 	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
-	int64_t chunk;      /* columns of B that are packed at once; shared B only */
-	bool shared;        /* B is packed once for all threads, else every tile packs its part */
-	bool shared_a;      /* so is A, which several tiles need */
-	bool direct;        /* kernels write to C itself */
+	int64_t group; /* blocks of K that are taken together: all, or what the second-level cache holds */
+	int64_t chunk; /* columns of B that are packed at once; SHARED only */
+	packing pack_a, pack_b;
+	bool direct; /* kernels write to C itself */
 	bool parallel;
 	size_t shared_b, shared_bytes; /* scratch of all: B, then A */
 	size_t a_bytes, b_bytes, x_bytes;
@@ -101,14 +147,19 @@ typedef struct gemm_plan {
 #define ALIGN          64
 #define SHARED_LIMIT   ((int64_t)32 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
+/* Of A for one block of C, all of K if it is not less than MIN_ROWS rows: half of a second-level cache of 2
+ * MB, the rest is for panels of B and for C. */
+#define L2_LIMIT ((int64_t)1 << 20)
+#define MIN_ROWS 96
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-/* C^T = B^T A^T */
-static void transpose(k_gemm_args *g)
+static k_triangle turned(k_triangle t) { return t == K_LOWER ? K_UPPER : t == K_UPPER ? K_LOWER : K_WHOLE; }
+
+void k_gemm_transpose(k_gemm_args *g)
 {
 	k_matrix a = g->a;
 	int64_t m = g->m;
@@ -116,6 +167,13 @@ static void transpose(k_gemm_args *g)
 	g->b = a;
 	g->m = g->n;
 	g->n = m;
+	const void *packed = g->packed_a;
+	g->packed_a = g->packed_b;
+	g->packed_b = packed;
+	k_triangle t = g->triangle_a;
+	g->triangle_a = turned(g->triangle_b);
+	g->triangle_b = turned(t);
+	g->triangle_c = turned(g->triangle_c);
 	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
 	for (int i = 0; i < LENGTH(all); i++) {
 		k_matrix *x = all[i];
@@ -125,9 +183,28 @@ static void transpose(k_gemm_args *g)
 	}
 }
 
-static size_t panel_bytes(const k_gemm_row *r, int width, int64_t k)
+/* Vectors of a panel of A or B, and bytes of one element of each. */
+static int width_of(const k_gemm_row *r, k_operand x) { return x == K_A ? r->mr : r->nr; }
+static int step_of(const k_gemm_row *r, k_operand x)
 {
-	return (size_t)(width * k * r->element + r->trailer);
+	return x == K_A && r->element_a ? r->mr * r->element_a : width_of(r, x) * r->element;
+}
+
+static size_t panel_bytes(const k_gemm_row *r, k_operand x, int64_t k)
+{
+	return (size_t)(step_of(r, x) * k + r->trailer);
+}
+
+/* Panels of one block of K that hold `count` vectors; and those of all blocks of K. */
+static size_t block_bytes(const gemm_plan *q, k_operand x, int64_t count)
+{
+	const int64_t panels = ceil_div(count, width_of(q->row, x));
+	return (size_t)round_up((int64_t)panel_bytes(q->row, x, q->kc) * panels, ALIGN);
+}
+static size_t panels_bytes(const gemm_plan *q, k_operand x, int64_t count)
+{
+	const int64_t panels = ceil_div(count, width_of(q->row, x)) * q->kb;
+	return (size_t)round_up((int64_t)panel_bytes(q->row, x, q->kc) * panels, ALIGN);
 }
 
 /* The number of blocks of about `block` that n falls into, and the even size of one. */
@@ -144,27 +221,35 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	k_gemm_args *g = &q->g;
 	assert(g->nbatch <= GEMM_BATCH_DIMS && (!g->accumulate || g->c.type == K_F32));
 	assert(!(r->precision & FIXED) || !g->accumulate);
+	assert(r->integer == (g->c.type == K_I32));
 	for (int d = 0; d < g->nbatch; d++)
 		q->batches *= g->batch[d];
-	if (r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1)
-		transpose(g);
+	q->transposed = r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1;
+	if (q->transposed)
+		k_gemm_transpose(g);
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
 	if (r->vector) {
+		assert(!g->packed_a && !g->packed_b);
 		q->mb = cut(g->m, r->mc, 1, &q->mc);
-		q->x_bytes = r->pack_a ? panel_bytes(r, 1, round_up(g->k, r->kr)) : (size_t)g->k * 4;
+		q->x_bytes =
+		    r->pack_a ? (size_t)(round_up(g->k, r->kr) * r->element + r->trailer) : (size_t)g->k * 4;
 		q->x_bytes = (size_t)round_up((int64_t)q->x_bytes, ALIGN);
 		q->shared_bytes = q->x_bytes * (size_t)(q->batches * g->n);
 		return;
 	}
-	q->direct = g->c.type == K_F32 && g->c.cs == 1;
-	int64_t mmax = MIN(round_up(g->m, r->mr), r->mc), nmax = MIN(round_up(g->n, r->nr), r->nc);
+	q->direct = (g->c.type == K_F32 || g->c.type == K_I32) && g->c.cs == 1;
 	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
+	const int64_t rows = MAX(L2_LIMIT / row_bytes, MIN_ROWS) / r->mr * r->mr;
+	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(r->mc, MAX(rows, r->mr)));
+	int64_t nmax = MIN(round_up(g->n, r->nr), r->nc);
+	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
 	/* One large product shares its packed B.  Of many, each thread takes some; so it does with
 	 * those too small to be worth two rounds. */
-	int64_t products = g->m * g->n * g->k;
-	q->shared = g->m > r->mc && (q->batches < 2 * threads || products > (int64_t)1 << 26);
+	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
+	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
 	q->chunk = g->n;
-	if (q->shared) {
+	if (q->pack_b == SHARED) {
 		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / nmax * nmax;
 		cut(g->n, MAX(most, nmax), r->nr, &q->chunk);
 	}
@@ -172,7 +257,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	for (;;) {
 		q->mb = cut(g->m, mlimit, r->mr, &q->mc);
 		q->nb = cut(q->chunk, nlimit, r->nr, &q->nc);
-		int64_t items = q->mb * q->nb * (q->shared ? 1 : q->batches);
+		int64_t items = q->mb * q->nb * (q->pack_b == SHARED ? 1 : q->batches);
 		if (items >= want)
 			break;
 		if (nlimit > 96 && nlimit >= 2 * r->nr)
@@ -183,18 +268,18 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 			break;
 	}
 	/* sizes for the largest blocks, so that fewer threads than expected find enough room */
-	const int64_t all_a = (int64_t)panel_bytes(r, r->mr, q->kc) * ceil_div(g->m, r->mr) * q->kb;
-	q->shared_a = q->shared && q->nb > 1 && all_a <= SHARED_A_LIMIT;
-	q->a_bytes = (size_t)round_up((int64_t)panel_bytes(r, r->mr, q->kc) * (mmax / r->mr), ALIGN);
-	q->b_bytes =
-	    q->shared ? 0 : (size_t)round_up((int64_t)panel_bytes(r, r->nr, q->kc) * (nmax / r->nr), ALIGN);
-	/* C's fp32 block; with one block of K a tile is final at once, and one tile is enough */
-	int64_t block = q->direct ? 0 : q->kb > 1 ? mmax * nmax : r->mr * r->nr;
+	const int64_t all_a = (int64_t)panels_bytes(q, K_A, g->m);
+	q->pack_a = g->packed_a                                                         ? PACKED
+		    : q->pack_b != LOCAL && few && q->nb > 1 && all_a <= SHARED_A_LIMIT ? SHARED
+											: LOCAL;
+	q->a_bytes = q->pack_a == PACKED ? 0 : block_bytes(q, K_A, mmax) * (size_t)q->group;
+	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, K_B, nmax) * (size_t)q->group : 0;
+	/* C's fp32 block: of all columns if a group of K blocks leaves sums to the next, else of those of one
+	 * panel of B, and if a tile is final at once, of that. */
+	int64_t block = q->direct ? 0 : q->group < q->kb ? mmax * nmax : (q->kb > 1 ? mmax : r->mr) * r->nr;
 	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
-	if (q->shared)
-		q->shared_b = (size_t)round_up(
-		    (int64_t)panel_bytes(r, r->nr, q->kc) * ceil_div(q->chunk, r->nr) * q->kb, ALIGN);
-	q->shared_bytes = q->shared_b + (q->shared_a ? (size_t)round_up(all_a, ALIGN) : 0);
+	q->shared_b = q->pack_b == SHARED ? panels_bytes(q, K_B, q->chunk) : 0;
+	q->shared_bytes = q->shared_b + (q->pack_a == SHARED ? (size_t)all_a : 0);
 }
 
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
@@ -209,7 +294,9 @@ size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
 	return most + ALIGN;
 }
 
-/* ---- Running it ------------------------------------------------------------------- */
+/* ---- Panels ------------------------------------------------------------------------ */
+
+#define PACK_PANELS 4 /* panels that one thread packs at a time */
 
 static char *element_at(const k_matrix *x, int64_t offset)
 {
@@ -226,54 +313,160 @@ int64_t gemm_batch_offset(const k_gemm_args *g, const k_matrix *x, int64_t batch
 	return offset;
 }
 
-/* Packs panels [first, first + count) of `width` vectors each, of which there are `have` in all. */
-static void pack_panels(const k_gemm_row *r, gemm_pack_fn *pack, int width, char *to, const k_matrix *x,
-			int64_t offset, int64_t sv, int64_t se, int64_t have, int64_t k, int64_t kpad)
+static const k_matrix *matrix_of(const k_gemm_args *g, k_operand x) { return x == K_A ? &g->a : &g->b; }
+
+/* Packs vectors (rows of A, columns of B) [first, first + count), elements of K block `kb`. */
+static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch, int64_t first, int64_t count,
+		       int64_t kb)
 {
-	for (int64_t v = 0; v < have; v += width) {
-		pack(to, element_at(x, offset + v * sv), x->type, sv, se, (int)MIN(have - v, width), (int)k);
-		to += panel_bytes(r, width, kpad);
+	const k_gemm_row *r = q->row;
+	const k_matrix *from = matrix_of(&q->g, x);
+	const int64_t sv = x == K_A ? from->rs : from->cs, se = x == K_A ? from->cs : from->rs;
+	const int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
+	const int width = width_of(r, x);
+	gemm_pack_fn *pack = x == K_A ? r->pack_a : r->pack_b;
+	int64_t at = gemm_batch_offset(&q->g, from, batch) + first * sv + k0 * se;
+	for (int64_t v = 0; v < count; v += width, at += width * sv) {
+		pack(to, element_at(from, at), from->type, sv, se, (int)MIN(count - v, width), (int)k);
+		to += panel_bytes(r, x, q->kc);
 	}
 }
 
-/* Columns [column, column + n) of K block `kb`. */
-static void pack_columns(const gemm_plan *q, char *to, int64_t batch, int64_t column, int64_t n, int64_t kb)
+/* Where vector `at` of K block `kb` is; all blocks of K start at `panels`, each for `count` vectors. */
+static char *panels_at(const gemm_plan *q, k_operand x, const void *panels, int64_t count, int64_t kb,
+		       int64_t at)
 {
-	const k_matrix *b = &q->g.b;
-	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
-	pack_panels(q->row, q->row->pack_b, q->row->nr, to, b,
-		    gemm_batch_offset(&q->g, b, batch) + k0 * b->rs + column * b->cs, b->cs, b->rs, n, k,
-		    q->kc);
+	const int width = width_of(q->row, x);
+	return (char *)panels +
+	       panel_bytes(q->row, x, q->kc) * (size_t)(kb * ceil_div(count, width) + at / width);
 }
-
-/* Likewise rows [row, row + m) of A. */
-static void pack_rows(const gemm_plan *q, char *to, int64_t batch, int64_t row, int64_t m, int64_t kb)
-{
-	const k_matrix *a = &q->g.a;
-	int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
-	pack_panels(q->row, q->row->pack_a, q->row->mr, to, a,
-		    gemm_batch_offset(&q->g, a, batch) + row * a->rs + k0 * a->cs, a->rs, a->cs, m, k, q->kc);
-}
-
-/* Where panels of K block `kb` are that hold column or row `at`. */
 static char *shared_columns(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	const int nr = q->row->nr;
-	return q->scratch + panel_bytes(q->row, nr, q->kc) * (size_t)(kb * ceil_div(q->chunk, nr) + at / nr);
+	return panels_at(q, K_B, q->scratch, q->chunk, kb, at);
 }
 static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	const int mr = q->row->mr;
-	return q->scratch + q->shared_b +
-	       panel_bytes(q->row, mr, q->kc) * (size_t)(kb * ceil_div(q->g.m, mr) + at / mr);
+	return panels_at(q, K_A, q->scratch + q->shared_b, q->g.m, kb, at);
 }
+
+/* ---- Operands packed by the caller -------------------------------------------------- */
+
+/* What stands before the panels, and is compared where they are used. */
+typedef struct packed_head {
+	const k_gemm_row *row;
+	int64_t count, k, matrices; /* vectors, their length, matrices that differ */
+	k_operand side;
+} packed_head;
+enum { HEAD = ALIGN };
+
+/* The matrices of an operand that differ, and the place of the one for `batch` among them. */
+static int64_t distinct(const k_gemm_args *g, k_operand x, int64_t batch, int64_t *place)
+{
+	const k_matrix *of = matrix_of(g, x);
+	int64_t count = 1;
+	*place = 0;
+	for (int d = g->nbatch - 1; d >= 0; d--) {
+		if (of->bs[d] != 0) {
+			*place += batch % g->batch[d] * count;
+			count *= g->batch[d];
+		}
+		batch /= g->batch[d];
+	}
+	return count;
+}
+
+static packed_head head_of(const gemm_plan *q, k_operand x)
+{
+	int64_t place;
+	return (packed_head){.row = q->row,
+			     .count = x == K_A ? q->g.m : q->g.n,
+			     .k = q->g.k,
+			     .matrices = distinct(&q->g, x, 0, &place),
+			     .side = x};
+}
+
+static bool head_fits(const gemm_plan *q, k_operand x, const void *packed)
+{
+	const packed_head want = head_of(q, x), *have = packed;
+	return have->row == want.row && have->count == want.count && have->k == want.k &&
+	       have->matrices == want.matrices && have->side == x;
+}
+
+/* Panels of one batch. */
+static const char *packed_panels(const gemm_plan *q, k_operand x, int64_t batch)
+{
+	const k_gemm_args *g = &q->g;
+	int64_t place;
+	distinct(g, x, batch, &place);
+	const size_t one = panels_bytes(q, x, x == K_A ? g->m : g->n);
+	return (const char *)(x == K_A ? g->packed_a : g->packed_b) + HEAD + (size_t)place * one;
+}
+
+/* The plan that packing goes by, and which side of it an operand is on. */
+static k_operand plan_packing(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args, k_operand which)
+{
+	k_gemm_args g = *args;
+	g.packed_a = g.packed_b = NULL;
+	make_plan(q, r, &g, 1);
+	return q->transposed ? (which == K_A ? K_B : K_A) : which;
+}
+
+size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *args, k_operand which)
+{
+	gemm_plan q;
+	if (r->vector)
+		return 0;
+	const k_operand x = plan_packing(&q, r, args, which);
+	const packed_head head = head_of(&q, x);
+	return HEAD + (size_t)head.matrices * panels_bytes(&q, x, head.count);
+}
+
+typedef struct pack_run {
+	gemm_plan q;
+	char *to;
+	packed_head head;
+	int64_t steps; /* items of one block of K of a matrix */
+} pack_run;
+
+static void pack_operand_item(void *arg, int64_t i, int worker)
+{
+	const pack_run *run = arg;
+	const gemm_plan *q = &run->q;
+	const k_operand x = run->head.side;
+	const int64_t step = PACK_PANELS * width_of(q->row, x), count = run->head.count;
+	const int64_t at = i % run->steps * step, kb = i / run->steps % q->kb,
+		      matrix = i / run->steps / q->kb;
+	char *to = run->to + (size_t)matrix * panels_bytes(q, x, count);
+	(void)worker;
+	pack_block(q, x, panels_at(q, x, to, count, kb, at), matrix, at, MIN(count - at, step), kb);
+}
+
+void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *args, k_operand which, void *to)
+{
+	pack_run run;
+	gemm_plan *q = &run.q;
+	assert(!r->vector && ((uintptr_t)to & (ALIGN - 1)) == 0);
+	const k_operand x = plan_packing(q, r, args, which);
+	run.head = head_of(q, x);
+	memcpy(to, &run.head, sizeof run.head);
+	run.to = (char *)to + HEAD;
+	run.steps = ceil_div(run.head.count, PACK_PANELS * width_of(r, x));
+	/* as many batches as there are matrices that differ */
+	for (int d = 0; d < q->g.nbatch; d++)
+		if (matrix_of(&q->g, x)->bs[d] == 0)
+			q->g.batch[d] = 1;
+	pool_run(p, pack_operand_item, &run, run.head.matrices * q->kb * run.steps);
+}
+
+/* ---- One block of C ------------------------------------------------------------------ */
 
 typedef struct gemm_run {
 	gemm_plan *q;
 	const k_loops *loops;
+	bool phased; /* batch after batch: all threads pack, then all compute */
 } gemm_run;
 
-/* A finished tile goes from fp32 to C. */
+/* A finished tile goes from fp32 (int32) to C. */
 static void store_tile(const gemm_run *run, const float *from, int64_t ld, int64_t offset, int m, int n)
 {
 	const k_gemm_args *g = &run->q->g;
@@ -283,6 +476,12 @@ static void store_tile(const gemm_run *run, const float *from, int64_t ld, int64
 		return;
 	}
 	for (int i = 0; i < m; i++, offset += c->rs) {
+		if (c->type == K_I32) {
+			const int32_t *sums = (const int32_t *)(const void *)(from + i * ld);
+			for (int j = 0; j < n; j++)
+				((int32_t *)c->data)[offset + j * c->cs] = sums[j];
+			continue;
+		}
 		if (!g->accumulate) {
 			run->loops->store(element_at(c, offset), c->type, c->cs, from + i * ld, n);
 			continue;
@@ -302,51 +501,164 @@ static void start_tile(const gemm_run *run, float *tile, int64_t ld, int64_t bat
 		run->loops->load(tile + i * ld, element_at(x, offset), x->type, x->cs, n);
 }
 
-/* Block (mi, ni) of C of one batch. */
+/* Rows [i, i + m) and columns [j, j + n) of C hold nothing that is needed. */
+static bool not_needed(k_triangle t, int64_t i, int64_t m, int64_t j, int64_t n)
+{
+	return t == K_LOWER ? j >= i + m : t == K_UPPER ? i >= j + n : false;
+}
+
+/* Makes them 0, in C from element `offset` on. */
+static void clear(const k_gemm_args *g, int64_t offset, int64_t m, int64_t n)
+{
+	const size_t size = k_type_size(g->c.type);
+	for (int64_t i = 0; i < m && !g->accumulate; i++, offset += g->c.rs)
+		if (g->c.cs == 1)
+			memset(element_at(&g->c, offset), 0, (size_t)n * size);
+		else
+			for (int64_t j = 0; j < n; j++)
+				memset(element_at(&g->c, offset + j * g->c.cs), 0, size);
+}
+
+/* Of the elements [first, first + *to) along K those that matter to rows [i, i + m) and columns [j, j + n),
+ * as [*from, *to) relative to `first`. */
+static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, int64_t j, int64_t n, int *from,
+		     int *to)
+{
+	const k_gemm_args *g = &q->g;
+	const k_gemm_row *r = q->row;
+	int64_t begin = first, end = first + *to;
+	*from = 0;
+	if (r->precision & FIXED)
+		return;
+	if (g->triangle_a == K_LOWER)
+		end = MIN(end, i + m);
+	else if (g->triangle_a == K_UPPER)
+		begin = MAX(begin, i);
+	if (g->triangle_b == K_UPPER)
+		end = MIN(end, j + n);
+	else if (g->triangle_b == K_LOWER)
+		begin = MAX(begin, j);
+	if (begin >= end) {
+		*to = 0;
+		return;
+	}
+	*to = (int)round_up(end - first, r->kr);
+	if (!r->trailer)
+		*from = (int)((begin - first) / r->kr * r->kr);
+}
+
+/* What compute_block works on. */
+typedef struct block {
+	int64_t batch, row, column, m, n; /* place and size in C */
+	int64_t in_chunk;                 /* column within B's chunk */
+	int64_t at;                       /* element of C */
+	char *pa, *pb;                    /* LOCAL panels of a group */
+	float *c;                         /* where sums are: C, or an fp32 block */
+	int64_t ldc;
+	bool by_panel; /* the block has the columns of one panel */
+} block;
+
+/* Panels of K block `kb` for the block's rows, or for columns from its j-th on. */
+static const char *rows_of(const gemm_plan *q, const block *x, int64_t kb)
+{
+	if (q->pack_a == PACKED)
+		return panels_at(q, K_A, packed_panels(q, K_A, x->batch), q->g.m, kb, x->row);
+	if (q->pack_a == SHARED)
+		return shared_rows(q, kb, x->row);
+	return panels_at(q, K_A, x->pa, x->m, kb % q->group, 0);
+}
+static const char *columns_of(const gemm_plan *q, const block *x, int64_t kb, int64_t j)
+{
+	if (q->pack_b == PACKED)
+		return panels_at(q, K_B, packed_panels(q, K_B, x->batch), q->g.n, kb, x->column + j);
+	if (q->pack_b == SHARED)
+		return shared_columns(q, kb, x->in_chunk + j);
+	return panels_at(q, K_B, x->pb, x->n, kb % q->group, j);
+}
+
+/* One panel of B, columns from the j-th on, times all panels of A, in K block `kb`; meanwhile the panel
+ * `next` comes nearer. */
+static void compute_panel(const gemm_run *run, const block *x, int64_t kb, int64_t j, const char *next)
+{
+	const gemm_plan *q = run->q;
+	const k_gemm_row *r = q->row;
+	const k_gemm_args *g = &q->g;
+	const size_t a_panel = panel_bytes(r, K_A, q->kc), b_panel = panel_bytes(r, K_B, q->kc);
+	const bool biased = (r->precision & FIXED) && g->bias.data;
+	const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
+	const int64_t k0 = kb * q->kc;
+	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
+	const char *a = rows_of(q, x, kb), *b = columns_of(q, x, kb, j);
+	const size_t share = next ? b_panel / (size_t)ceil_div(x->m, r->mr) : 0;
+	size_t done = 0;
+	for (int64_t i = 0; i < x->m; i += r->mr, a += a_panel) {
+		const int tm = (int)MIN(x->m - i, r->mr);
+		float *tile = q->direct ? x->c + i * x->ldc + j
+					: x->c + (q->kb > 1 ? i * x->ldc : 0) + (x->by_panel ? 0 : j);
+		if (not_needed(g->triangle_c, x->row + i, tm, x->column + j, tn)) {
+			if (kb == 0)
+				clear(g, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+			continue;
+		}
+		if (biased)
+			start_tile(run, tile, x->ldc, x->batch, x->row + i, x->column + j, tm, tn);
+		int from, to = kpad;
+		useful_k(q, k0, x->row + i, tm, x->column + j, tn, &from, &to);
+		for (size_t p = 0; p < share; p += ALIGN)
+			__builtin_prefetch(next + done + p, 0, 2); /* to the second-level cache */
+		done += share;
+		if (from < to || !add)
+			r->kernel(to - from, a + (size_t)from * (size_t)step_of(r, K_A),
+				  b + (size_t)from * (size_t)step_of(r, K_B), tile, x->ldc, tm, tn,
+				  add || biased);
+		if (!q->direct && final)
+			store_tile(run, tile, x->ldc, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+	}
+}
+
+/* Block (mi, ni) of C of one batch.  A panel of B stays in the first-level cache while those of A pass by,
+ * which the second level holds; K blocks of a group follow each other for each panel, so that sums which are
+ * not in C itself take the columns of one panel only. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker)
 {
 	const gemm_plan *q = run->q;
 	const k_gemm_row *r = q->row;
 	const k_gemm_args *g = &q->g;
 	char *local = q->scratch + q->shared_bytes + (size_t)worker * q->local_bytes;
-	char *pa = local, *pb = local + q->a_bytes;
-	float *block = (float *)(void *)(local + q->a_bytes + q->b_bytes);
-	const int64_t row = mi * q->mc, m = MIN(g->m - row, q->mc);
-	const int64_t in_chunk = ni * q->nc, column = q->column + in_chunk;
-	const int64_t n = MIN(MIN(g->n - q->column, q->chunk) - in_chunk, q->nc);
-	const size_t a_panel = panel_bytes(r, r->mr, q->kc), b_panel = panel_bytes(r, r->nr, q->kc);
-	if (m <= 0 || n <= 0)
+	block x = {
+	    .batch = batch, .row = mi * q->mc, .in_chunk = ni * q->nc, .pa = local, .pb = local + q->a_bytes};
+	x.column = q->column + x.in_chunk;
+	x.m = MIN(g->m - x.row, q->mc);
+	x.n = MIN(MIN(g->n - q->column, q->chunk) - x.in_chunk, q->nc);
+	if (x.m <= 0 || x.n <= 0)
 		return;
-	const int64_t at =
-	    gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs + column * g->c.cs; /* element of C */
-	const bool biased = (r->precision & FIXED) && g->bias.data;
-	const bool one_tile = !q->direct && q->kb == 1;
-	float *c = q->direct ? (float *)g->c.data + at : block;
-	const int64_t ldc = q->direct ? g->c.rs : one_tile ? r->nr : q->nc;
+	x.at = gemm_batch_offset(g, &g->c, batch) + x.row * g->c.rs + x.column * g->c.cs;
+	if (not_needed(g->triangle_c, x.row, x.m, x.column, x.n)) {
+		clear(g, x.at, x.m, x.n);
+		return;
+	}
+	x.by_panel = q->group == q->kb;
+	x.c = q->direct ? (float *)g->c.data + x.at : (float *)(void *)(local + q->a_bytes + q->b_bytes);
+	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->nc;
 	if (r->begin)
 		r->begin();
-	for (int64_t kb = 0; kb < q->kb; kb++) {
-		const int kpad = (int)round_up(MIN(g->k - kb * q->kc, q->kc), r->kr);
-		const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
-		const char *a = pa, *b = pb;
-		if (q->shared)
-			b = shared_columns(q, kb, in_chunk);
-		else
-			pack_columns(q, pb, batch, column, n, kb);
-		if (q->shared_a)
-			a = shared_rows(q, kb, row);
-		else
-			pack_rows(q, pa, batch, row, m, kb);
-		for (int64_t i = 0; i < m; i += r->mr, a += a_panel)
-			for (int64_t j = 0; j < n; j += r->nr) {
-				const int tm = (int)MIN(m - i, r->mr), tn = (int)MIN(n - j, r->nr);
-				float *tile = one_tile ? block : c + i * ldc + j;
-				if (biased)
-					start_tile(run, tile, ldc, batch, row + i, column + j, tm, tn);
-				r->kernel(kpad, a, b + (size_t)(j / r->nr) * b_panel, tile, ldc, tm, tn,
-					  add || biased);
-				if (!q->direct && final)
-					store_tile(run, tile, ldc, at + i * g->c.rs + j * g->c.cs, tm, tn);
+	for (int64_t first = 0; first < q->kb; first += q->group) {
+		const int64_t last = MIN(first + q->group, q->kb) - 1;
+		for (int64_t kb = first; kb <= last; kb++) {
+			int from, to = (int)MIN(g->k - kb * q->kc, q->kc);
+			useful_k(q, kb * q->kc, x.row, x.m, x.column, x.n, &from, &to);
+			if (to > 0 && q->pack_a == LOCAL)
+				pack_block(q, K_A, (char *)rows_of(q, &x, kb), batch, x.row, x.m, kb);
+			if (to > 0 && q->pack_b == LOCAL)
+				pack_block(q, K_B, (char *)columns_of(q, &x, kb, 0), batch, x.column, x.n,
+					   kb);
+		}
+		for (int64_t j = 0; j < x.n; j += r->nr)
+			for (int64_t kb = first; kb <= last; kb++) {
+				const char *next = kb < last         ? columns_of(q, &x, kb + 1, j)
+						   : j + r->nr < x.n ? columns_of(q, &x, first, j + r->nr)
+								     : NULL;
+				compute_panel(run, &x, kb, j, next);
 			}
 	}
 	if (r->end)
@@ -358,37 +670,43 @@ static void compute_item(void *arg, int64_t i, int worker)
 	const gemm_run *run = arg;
 	const gemm_plan *q = run->q;
 	int64_t batch = q->batch;
-	if (!q->shared) {
+	if (!run->phased) {
 		batch = i / (q->mb * q->nb);
 		i %= q->mb * q->nb;
 	}
 	compute_block(run, batch, i / q->nb, i % q->nb, worker);
 }
 
-#define PACK_PANELS 4 /* panels that one thread packs at a time */
-
-static void pack_columns_item(void *arg, int64_t i, int worker)
+/* Columns that SHARED packs of this chunk, and rows, in items. */
+static int64_t column_items(const gemm_plan *q)
 {
-	const gemm_plan *q = ((const gemm_run *)arg)->q;
-	const int step = PACK_PANELS * q->row->nr;
-	int64_t kb = i % q->kb, at = i / q->kb * step, n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
-	(void)worker;
-	pack_columns(q, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
+	if (q->pack_b != SHARED)
+		return 0;
+	return ceil_div(MIN(q->g.n - q->column, q->chunk), PACK_PANELS * q->row->nr) * q->kb;
+}
+static int64_t row_items(const gemm_plan *q)
+{
+	if (q->pack_a != SHARED || q->column > 0)
+		return 0;
+	return ceil_div(q->g.m, PACK_PANELS * q->row->mr) * q->kb;
 }
 
-/* Columns first, then, if A is shared too and this is the first chunk, rows. */
 static void pack_item(void *arg, int64_t i, int worker)
 {
 	const gemm_plan *q = ((const gemm_run *)arg)->q;
-	const int step = PACK_PANELS * q->row->mr;
-	int64_t columns = ceil_div(MIN(q->g.n - q->column, q->chunk), PACK_PANELS * q->row->nr) * q->kb;
+	const int64_t columns = column_items(q);
+	(void)worker;
 	if (i < columns) {
-		pack_columns_item(arg, i, worker);
+		const int step = PACK_PANELS * q->row->nr;
+		const int64_t kb = i % q->kb, at = i / q->kb * step,
+			      n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
+		pack_block(q, K_B, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
 		return;
 	}
 	i -= columns;
-	int64_t kb = i % q->kb, at = i / q->kb * step;
-	pack_rows(q, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
+	const int step = PACK_PANELS * q->row->mr;
+	const int64_t kb = i % q->kb, at = i / q->kb * step;
+	pack_block(q, K_A, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
 }
 
 /* ---- Products with a few columns -------------------------------------------------- */
@@ -455,24 +773,23 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *args, void *scratch
 	if (q.batches == 0 || args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate))
 		return;
 	q.scratch = (char *)scratch + (-(uintptr_t)scratch & (ALIGN - 1));
-	gemm_run run = {&q, loops_for(r->isa)};
+	gemm_run run = {
+	    .q = &q, .loops = loops_for(r->isa), .phased = q.pack_a == SHARED || q.pack_b == SHARED};
 	if (!q.parallel)
 		p = NULL;
 	if (r->vector) {
 		run_vectors(p, &run);
 		return;
 	}
-	if (!q.shared) {
+	assert(!q.g.packed_a || head_fits(&q, K_A, q.g.packed_a));
+	assert(!q.g.packed_b || head_fits(&q, K_B, q.g.packed_b));
+	if (!run.phased) {
 		pool_run(p, compute_item, &run, q.batches * q.mb * q.nb);
 		return;
 	}
 	for (q.batch = 0; q.batch < q.batches; q.batch++)
 		for (q.column = 0; q.column < q.g.n; q.column += q.chunk) {
-			int64_t n = MIN(q.g.n - q.column, q.chunk);
-			int64_t packs = ceil_div(n, PACK_PANELS * r->nr) * q.kb;
-			if (q.shared_a && q.column == 0)
-				packs += ceil_div(q.g.m, PACK_PANELS * r->mr) * q.kb;
-			pool_run(p, pack_item, &run, packs);
+			pool_run(p, pack_item, &run, column_items(&q) + row_items(&q));
 			pool_run(p, compute_item, &run, q.mb * q.nb);
 		}
 }

@@ -17,8 +17,10 @@ typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv,
 
 /* Rows of K_FIXED see all of K at once; with `add`, c holds where the sums start.
  *
+ * Rows of integers: c is an int32_t *.
+ *
  * c[i][j] (+)= sum over k of a[i][k] b[k][j] for i < m <= mr, j < n <= nr; row i of c starts at c + i * ldc.
- * k is a multiple of kr. */
+ * k is a multiple of kr and may be less than the panels have, or 0, where they may hold anything. */
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			    bool add);
 
@@ -32,9 +34,11 @@ struct k_gemm_row {
 	uint32_t isa;       /* all of these are needed */
 	unsigned precision; /* bit k_precision: this row keeps what that one promises */
 	bool f16_only;      /* both operands are K_F16; otherwise each is K_F16 or K_F32 */
+	bool integer;       /* each operand is K_I8 or K_U8, C is K_I32; gemm_int.h has the rules */
 	int mr, nr, kr;     /* tile; K is padded to a multiple of kr */
 	int element;        /* bytes per element of a panel */
-	int trailer;        /* bytes after each panel's elements */
+	int element_a;      /* of A's if they differ, else 0 */
+	int trailer; /* bytes of a panel beside its elements: before them, but after those of K_FIXED */
 	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
 	 * mc x kc of A in the second. */
 	int mc, kc, nc;
@@ -72,6 +76,16 @@ gemm_vector_fn gemm_vector_avx512;
 gemm_pack_fn pack_bf16_avx512_a, pack_bf16_avx512_b;
 gemm_kernel_fn gemm_bf16_avx512;
 
+gemm_pack_fn pack_f16_avx512_a, pack_f16_avx512_b;
+gemm_kernel_fn gemm_f16_avx512;
+
+gemm_pack_fn pack_f32_neon_a, pack_f32_neon_b;
+gemm_kernel_fn gemm_f32_neon;
+gemm_vector_fn gemm_vector_neon;
+
+gemm_pack_fn pack_bf16_neon_a, pack_bf16_neon_b;
+gemm_kernel_fn gemm_bf16_neon;
+
 gemm_pack_fn pack_fixed_portable_a, pack_fixed_portable_b;
 gemm_kernel_fn gemm_fixed_portable;
 
@@ -82,6 +96,18 @@ gemm_vector_fn gemm_fixed_vector_avx2;
 gemm_pack_fn pack_fixed_avx512_a, pack_fixed_avx512_b, pack_fixed_vector_avx512;
 gemm_kernel_fn gemm_fixed_avx512;
 gemm_vector_fn gemm_fixed_vector_avx512;
+
+gemm_pack_fn pack_int_portable_a, pack_int_portable_b;
+gemm_kernel_fn gemm_int_portable;
+
+gemm_pack_fn pack_int_avx2_a, pack_int_avx2_b;
+gemm_kernel_fn gemm_int_avx2;
+
+gemm_pack_fn pack_int_avx512vnni_a, pack_int_avx512vnni_b;
+gemm_kernel_fn gemm_int_avx512vnni;
+gemm_pack_fn pack_fixed_neon_a, pack_fixed_neon_b, pack_fixed_vector_neon;
+gemm_kernel_fn gemm_fixed_neon;
+gemm_vector_fn gemm_fixed_vector_neon;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_kernel_fn gemm_amx, gemm_amx_split;

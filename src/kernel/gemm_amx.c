@@ -9,7 +9,7 @@
  * halves have 16 significant bits, so each is exact in fp32, none overflows (|x| <= 65536)
  * and none is subnormal (multiples of 2^-48), which the instruction would flush.  An infinity has
  * hi = inf, lo = 0, and inf * lo of a partner without low part would be NaN: panels that
- * contain anything not finite say so in their trailer and are multiplied by vector code.
+ * contain anything not finite say so in a line before their tiles and are multiplied by vector code.
  *
  * gcc 12 believes that _tile_loadconfig reads 8 bytes only; the barrier keeps the other stores. */
 #include "kernel/gemm.h"
@@ -17,7 +17,7 @@
 #ifdef __x86_64__
 #include "kernel/gemm_pack_bf16.h"
 
-enum { TILE = 1024, WIDTH = 32 };
+enum { TILE = 1024, WIDTH = 32, HEAD = 64 };
 
 typedef struct tile_config {
 	uint8_t palette, start_row, reserved[14];
@@ -43,6 +43,9 @@ INLINE void pack_tiles(char *panel, const void *src, k_type type, int64_t sv, in
 		       square_form want, bool split)
 {
 	__mmask16 special = 0;
+	int32_t *head = (void *)panel;
+	if (split)
+		panel += HEAD;
 	for (int e = 0; e < k; e += 32)
 		for (int v = 0; v < WIDTH; v += 16) {
 			__m512i hi[16], lo[16];
@@ -65,7 +68,7 @@ INLINE void pack_tiles(char *panel, const void *src, k_type type, int64_t sv, in
 			}
 		}
 	if (split)
-		*(int32_t *)(void *)panel = special;
+		*head = special;
 }
 
 UNCHECKED void pack_amx_a(void *panel, const void *src, k_type type, int64_t sv, int64_t se, int count, int k)
@@ -231,12 +234,10 @@ UNCHECKED static void multiply_special(int k, const char *a, const char *b, floa
 UNCHECKED void gemm_amx_split(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			      bool add)
 {
-	const size_t elements = (size_t)k * WIDTH * 4;
-	const int32_t *sa = (const void *)((const char *)a + elements),
-		      *sb = (const void *)((const char *)b + elements);
-	if (*sa | *sb)
-		multiply_special(k, a, b, c, ldc, m, n, add);
+	const char *pa = (const char *)a + HEAD, *pb = (const char *)b + HEAD;
+	if (*(const int32_t *)a | *(const int32_t *)b)
+		multiply_special(k, pa, pb, c, ldc, m, n, add);
 	else
-		any_size(k, a, b, c, ldc, m, n, add, true);
+		any_size(k, pa, pb, c, ldc, m, n, add, true);
 }
 #endif

@@ -46,42 +46,60 @@ static inline float decode(half h)
 	return bits_float(sign | 143u << 23 | man << 13);
 }
 
-INLINE void pack_fixed(float *value, const void *src, int64_t sv, int64_t se, int count, int k, int kpad,
-		       int width, const bool is_a)
+/* What `n` packed values become, and what is kept of their magnitudes (as bits) and squares. */
+INLINE void finish_values(float *value, int32_t *cut, float *square, int32_t *largest, int n, const bool is_a)
 {
+	for (int l = 0; l < n; l++) {
+		const float x = value[l];
+		const int32_t u = (int32_t)float_bits(x), size = u & 0x7fffffff;
+		const int32_t least = size > LEAST_NORMAL ? size : LEAST_NORMAL;
+		square[l] += x * x;
+		largest[l] = largest[l] > size ? largest[l] : size;
+		/* 127 + (-16 - e) = 238 - (127 + e) */
+		cut[l] = is_a ? ((238 - (least >> 23)) << 23) - 1 : least;
+		if (is_a)
+			value[l] = bits_float(size ? (uint32_t)u + (16u << 23) + 1 : 0);
+	}
+}
+
+INLINE void pack_fixed(float *value, const void *src, int64_t sv, int64_t se, int count, int k, int kpad,
+		       const int width, const bool is_a)
+{
+	enum { MOST = 4 * NR };
 	const int64_t total = (int64_t)kpad * width, used = (int64_t)k * width;
+	/* whole vectors, elements of the same vectors at the same places */
+	const int period = width == 1 ? LANES : width % LANES ? 4 * width : width;
 	int32_t *cut = (int32_t *)(void *)(value + total);
 	pack_f32_type(value, src, K_F16, sv, se, count, k, width);
 	for (int64_t i = used; i < total; i++)
 		value[i] = 0;
-	uint32_t special = 0;
-	for (int64_t i = 0; i < used; i++)
-		special |= (float_bits(value[i]) & 0x7f800000) == 0x7f800000;
-	if (special)
+	float square[MOST];
+	int32_t largest[MOST], most;
+	for (bool special = false;; special = true) {
+		int64_t i = 0;
+		memset(square, 0, sizeof square);
+		memset(largest, 0, sizeof largest);
+		for (; i + period <= total; i += period)
+			finish_values(value + i, cut + i, square, largest, period, is_a);
+		finish_values(value + i, cut + i, square, largest, (int)(total - i), is_a);
+		most = 0;
+		for (int l = 0; l < period; l++)
+			most = MAX(most, largest[l]);
+		if (special || most < 0x7f800000)
+			break;
+		/* infinities and NaN are numbers: once more, with those */
 		for (int e = 0; e < k; e++)
 			for (int v = 0; v < count; v++)
 				value[(int64_t)e * width + v] = decode(((const half *)src)[v * sv + e * se]);
-	float square[NR] = {0}, largest[NR] = {0};
-	for (int e = 0; e < k; e++)
-		for (int v = 0; v < width; v++) {
-			const float x = value[(int64_t)e * width + v], size = fabsf(x);
-			square[v] += x * x;
-			largest[v] = largest[v] > size ? largest[v] : size;
-		}
-	for (int64_t i = 0; i < total; i++) {
-		const uint32_t u = float_bits(value[i]), size = u & 0x7fffffff;
-		const uint32_t least = size > LEAST_NORMAL ? size : LEAST_NORMAL;
-		/* 127 + (-16 - e) = 238 - (127 + e) */
-		cut[i] = (int32_t)(is_a ? ((238 - (least >> 23)) << 23) - 1 : least);
-		if (is_a)
-			value[i] = bits_float(size ? u + (16u << 23) + 1 : 0);
 	}
-	trailer t = {0, 0};
+	trailer t = {bits_float((uint32_t)most), 0};
 	for (int v = 0; v < width; v++) {
-		t.largest = MAX(t.largest, largest[v]);
-		t.norm = MAX(t.norm, square[v]);
+		float sum = 0;
+		for (int l = v; l < period; l += width)
+			sum += square[l];
+		t.norm = MAX(t.norm, sum);
 	}
-	/* k additions of positive numbers: 2^-24 each */
+	/* at most k additions of positive numbers: 2^-24 each */
 	t.norm = sqrtf(t.norm * (1.001f + (float)k * 0x1p-23f));
 	memcpy(cut + total, &t, sizeof t);
 }
@@ -150,7 +168,8 @@ static __attribute__((noinline)) UNCHECKED void finish(float *c, const int32_t *
 		memcpy(c, y, (size_t)n * sizeof *c);
 }
 
-/* rows x (LANES * vectors) accumulators in registers */
+/* rows x (LANES * vectors) accumulators in registers.  Bounds of loops are constants and not arguments: clang
+ * unrolls this before it inlines it. */
 INLINE void tile(const int rows, const int vectors, const bool small, int k, const float *a, const float *b,
 		 float *c, int64_t ldc, int m, int n, bool add)
 {
@@ -159,11 +178,11 @@ INLINE void tile(const int rows, const int vectors, const bool small, int k, con
 	const uint32_t bias = small ? (uint32_t)k * MAGIC : 0; /* modulo 2^32, as are the sums */
 	vi t[MR][2];
 	UNROLL
-	for (int i = 0; i < rows; i++) {
+	for (int i = 0; i < MR; i++) {
 		UNROLL
-		for (int v = 0; v < vectors; v++) {
+		for (int v = 0; v < 2; v++) {
 			t[i][v] = splat_int((int)(0 - bias));
-			if (add && i < m) {
+			if (add && i < m && i < rows && v < vectors) {
 				int32_t begin[LANES];
 				start(begin, c + i * ldc + LANES * v, n - LANES * v);
 				t[i][v] += load_int(begin);
@@ -174,24 +193,25 @@ INLINE void tile(const int rows, const int vectors, const bool small, int k, con
 		vf w[2];
 		vi size[2];
 		UNROLL
-		for (int v = 0; v < vectors; v++) {
-			w[v] = load(b + LANES * v);
-			size[v] = load_int(bcut + LANES * v);
+		for (int v = 0; v < 2; v++) {
+			w[v] = v < vectors ? load(b + LANES * v) : splat(0);
+			size[v] = v < vectors ? load_int(bcut + LANES * v) : splat_int(0);
 		}
 		UNROLL
-		for (int i = 0; i < rows; i++) {
+		for (int i = 0; i < MR; i++) {
 			const vi cut = splat_int(acut[i]);
 			const vf x = splat(a[i]);
 			UNROLL
-			for (int v = 0; v < vectors; v++)
-				t[i][v] = add_product(small, t[i][v], x, w[v], size[v], cut);
+			for (int v = 0; v < 2; v++)
+				if (i < rows && v < vectors)
+					t[i][v] = add_product(small, t[i][v], x, w[v], size[v], cut);
 		}
 	}
 	UNROLL
-	for (int i = 0; i < rows; i++) {
+	for (int i = 0; i < MR; i++) {
 		UNROLL
-		for (int v = 0; v < vectors; v++)
-			if (i < m) {
+		for (int v = 0; v < 2; v++)
+			if (i < rows && v < vectors && i < m) {
 				int32_t sum[LANES];
 				memcpy(sum, &t[i][v], sizeof sum);
 				finish(c + i * ldc + LANES * v, sum, n - LANES * v);
@@ -289,17 +309,18 @@ INLINE int32_t dot_rows(const int rows, const bool small, int32_t *sum, const ha
 {
 	vi t[DOTS], most = splat_int(0);
 	UNROLL
-	for (int i = 0; i < rows; i++)
+	for (int i = 0; i < DOTS; i++)
 		t[i] = splat_int(0);
 	for (int64_t p = 0; p < x->k; p += LANES) {
 		const vf xv = load(x->value + p);
 		const vi cut = load_int(x->cut + p);
 		const int n = (int)MIN(x->k - p, LANES);
 		UNROLL
-		for (int i = 0; i < rows; i++) {
-			const vf w = load_halves(a + i * rs + p, n);
-			t[i] = add_product(small, t[i], xv, w, size_of(w, &most), cut);
-		}
+		for (int i = 0; i < DOTS; i++)
+			if (i < rows) {
+				const vf w = load_halves(a + i * rs + p, n);
+				t[i] = add_product(small, t[i], xv, w, size_of(w, &most), cut);
+			}
 	}
 	int32_t largest = 0;
 	for (int i = 0; i < rows; i++) {

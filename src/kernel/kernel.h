@@ -58,22 +58,32 @@ void k_counts_add(k_counts *to, const k_counts *from);
 
 /* ---- GEMM ------------------------------------------------------------------------ */
 
-/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation.  Any strides (so
+/* C[b][m][n] (+)= sum over k of A[b][m][k] * B[b][k][n], fp32 accumulation, or, of 8-bit integers, int32:
+ * exact, or INT32_MAX or INT32_MIN from where a sum reaches 2^31 in magnitude, k ascending.  Any strides (so
  * transposed, sliced and broadcast operands need no copy), up to GEMM_BATCH_DIMS batch dims
  * (stride 0 broadcasts).  C overlaps neither operand.  With k = 0, C becomes 0 or stays. */
 #define GEMM_BATCH_DIMS 3
 typedef struct k_matrix {
 	void *data;     /* element [0][0][0] */
-	k_type type;    /* K_F16 or K_F32 */
+	k_type type;    /* K_F16 or K_F32; A and B both K_I8 or K_U8 (each its own), then C is K_I32 */
 	int64_t rs, cs; /* row and column stride */
 	int64_t bs[GEMM_BATCH_DIMS];
 } k_matrix;
 
 typedef enum k_precision {
-	K_EXACT, /* products of fp16 operands are exact; fp32 operands are multiplied in fp32 */
-	K_FAST,  /* operands may be rounded to bf16 */
+	K_EXACT, /* products of fp16 operands are exact; fp32 operands are multiplied in fp32; integers want
+		  * this one */
+	K_FAST,  /* operands may be rounded to bf16, or sums of a few products to fp16: errors up to 1% of
+		  * sum |A| |B|, some 0.1 to 0.3% of the rms of random results */
 	K_FIXED  /* as a Neural Engine does it, to the bit: gemm_fixed.h has the rules; fp16 operands only */
 } k_precision;
+
+/* What is known of an operand, or wanted of C.  Of an operand that is K_LOWER the elements [i][j] with j > i
+ * are 0, of one that is K_UPPER those with j < i; most products with these zeros are left out, which changes
+ * no bit of a result if what they are multiplied with is finite.  Of C they are not needed: blocks that hold
+ * no others are not computed and become 0, or stay where the product is added.  K_FIXED reads all of its
+ * operands. */
+typedef enum k_triangle { K_WHOLE, K_LOWER, K_UPPER } k_triangle;
 
 typedef struct k_gemm_args {
 	int64_t m, n, k;
@@ -83,19 +93,38 @@ typedef struct k_gemm_args {
 	bool accumulate; /* C += ; only for C of type K_F32, and not with K_FIXED */
 	k_matrix bias;   /* K_FIXED: where sums start; strides of 0 repeat it.  NULL data: 0 */
 	k_precision precision;
+	k_triangle triangle_a, triangle_b, triangle_c;
+	/* What k_gemm_pack made of an operand, or NULL.  a and b describe the operand nevertheless; where it
+	 * is packed, its data is not read. */
+	const void *packed_a, *packed_b;
 } k_gemm_args;
+
+/* The same product as C^T = B^T A^T. */
+void k_gemm_transpose(k_gemm_args *g);
 
 typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gemm.h */
 /* The kernel that a machine with this mask gets for these arguments; a pure function.  Never
  * NULL: the portable kernel takes everything. */
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
 const char *k_gemm_name(const k_gemm_row *r);
-/* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address. */
+/* Whether a product of K_I8 or K_U8 operands of this k may hold sums that reached 2^31. */
+bool k_gemm_saturates(const k_gemm_args *g);
+/* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address.  Of
+ * packed_a and packed_b only matters whether they are NULL. */
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *g, int threads);
+
+/* Packing an operand once for many products.  What is packed serves every product with the same row, the same
+ * k, type and batch of this operand, and C of the same orientation (c.cs == 1, or c.rs == 1 and not c.cs);
+ * the other operand, C and the number of threads may change.  Results have the bits they have without. */
+typedef enum k_operand { K_A, K_B } k_operand;
+/* Bytes for packing g->a or g->b; 0 if the row reads operands as they are (matrix times vector). */
+size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *g, k_operand which);
+/* Packs g->a or g->b into `to`, which is aligned to 64 bytes. */
+void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_operand which, void *to);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 /* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of
- * K_FIXED where that is the precision, and is 0 otherwise. */
-void k_gemm_count(pool *p, const k_gemm_args *g, k_counts *counts);
+ * K_FIXED where that is the precision, and is 0 otherwise.  Products of integers are not counted. */
+void k_gemm_count(pool *p, uint32_t isa, const k_gemm_args *g, k_counts *counts);
 
 /* ---- Elementwise chains ---------------------------------------------------------- */
 
@@ -112,12 +141,14 @@ void k_gemm_count(pool *p, const k_gemm_args *g, k_counts *counts);
 
 /* ORDER EW: step_floats and step_ints in ewise_impl.h, and what follows from the order in ew_reads.
  * Comparisons give 1 or 0; SELECT takes b where a is not 0.  MAX, MIN and the reductions to them give NaN if
- * either side is NaN.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers divided by zero
- * give 0.  ROUND goes to the nearest integer; a tie goes to the even one, with EW_AWAY away from zero. */
+ * either side is NaN.  ADD_ALIGNED cuts off both operands below the 12 leading bits of the one with the
+ * larger exponent, and adds what is left exactly.  FLOOR_DIV is floor(a / b), MOD has the sign of b; integers
+ * divided by zero give 0.  ROUND goes to the nearest integer; a tie goes to the even one, with EW_AWAY away
+ * from zero. */
 /* clang-format off */
 #define EW_OP_LIST(X)                                                              \
 	X(LOAD) X(STORE) X(IMM)                                                    \
-	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(MAX) X(MIN)       \
+	X(ADD) X(SUB) X(MUL) X(DIV) X(FLOOR_DIV) X(MOD) X(POW) X(ADD_ALIGNED) X(MAX) X(MIN) \
 	X(EQ) X(NE) X(LT) X(LE) X(GT) X(GE) X(SELECT)                              \
 	X(MOV) X(ABS) X(NEG) X(SIGN) X(SQUARE) X(SQRT) X(RSQRT) X(INV) X(EXP) X(EXP2) X(LOG) \
 	X(SIN) X(COS) X(ERF) X(FLOOR) X(CEIL) X(ROUND) X(RELU) X(LEAKY_RELU) X(ELU) X(CLIP) \
@@ -189,8 +220,10 @@ typedef enum k_reduction { K_SUM, K_MEAN, K_MAX, K_MIN, K_SUM_SQUARE, K_L2 } k_r
 void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reduction how, uint32_t mask,
 	      const ew_operand *out);
 
-/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted.  y may be x. */
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x,
+/* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted; terms below e^-87 are 0.  y
+ * may be x.  below >= 0: elements whose index along `axis` is above that along dim `below` count as
+ * -infinity, are not read and give 0. */
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
 	       const ew_operand *y);
 
 /* ---- Training -------------------------------------------------------------------- */

@@ -9,6 +9,10 @@ const k_loops *loops_for(uint32_t isa)
 	if (isa & ISA_AVX2)
 		return &loops_avx2;
 #endif
+#ifdef __aarch64__
+	if (isa & ISA_NEON)
+		return &loops_neon;
+#endif
 	(void)isa;
 	return &loops_portable;
 }

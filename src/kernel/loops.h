@@ -1,5 +1,5 @@
 /* What is compiled once per instruction set: inner loops over one thread's piece of work.
- * loops_portable.c, loops_avx2.c and loops_avx512.c each fill one table from the same
+ * loops_portable.c, loops_avx2.c, loops_avx512.c and loops_neon.c each fill one table from the same
  * sources (loops_impl.h); the files that cut work into pieces (ewise.c,
  * softmax.c, train.c) pick a table by the ISA mask. */
 #ifndef KERNEL_LOOPS_H
@@ -46,9 +46,12 @@ typedef struct k_loops {
 	void (*softmax_apply)(float *x, const float *max, const float *factor, int rows, int n);
 	double (*sum_squares)(const float *x, int64_t n, bool *finite);
 	void (*adamw)(const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
+	/* One item of k_gemm_count's two passes; arg is a count_run. */
+	void (*count_products)(void *arg, int64_t item, int worker);
+	void (*count_results)(void *arg, int64_t item, int worker);
 } k_loops;
 
-extern const k_loops loops_portable, loops_avx2, loops_avx512;
+extern const k_loops loops_portable, loops_avx2, loops_avx512, loops_neon;
 const k_loops *loops_for(uint32_t isa);
 
 /* ---- Cutting an index space into tiles (ewise.c) ---------------------------------- */

@@ -3,6 +3,7 @@
 #include "kernel/math_impl.h"
 #include "kernel/ewise_impl.h"
 #include "kernel/train_impl.h"
+#include "kernel/gemm_count_impl.h"
 
 const k_loops LOOPS = {
     .run = run,
@@ -17,4 +18,6 @@ const k_loops LOOPS = {
     .softmax_apply = softmax_apply,
     .sum_squares = sum_squares,
     .adamw = adamw,
+    .count_products = count_products,
+    .count_results = count_results_of_tile,
 };

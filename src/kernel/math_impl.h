@@ -72,12 +72,44 @@ static inline float exp_bounded(float x)
 	return pick(x > 89, 89.0f, x);
 }
 
+/* Results below 2^-127 are made of an integer, their number of units of 2^-149: arithmetic on subnormal
+ * numbers takes some hundred cycles on many processors, and what is masked in a softmax ends there. */
+#define TINY_SHIFT 149
+static inline float tiny_float(float units)
+{
+	return bits_float(float_bits(units + 0x1p23f) -
+			  0x4b000000); /* rounds, and takes the integer's bits */
+}
+
 /* e^x = 2^n e^r, n = round(x / ln 2) */
 static inline float exp_f(float x)
 {
 	x = exp_bounded(x);
 	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
-	return scale2(1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO), rounded_int(t));
+	float y = 1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO);
+	int i = rounded_int(t), tiny = i < -126;
+	return pick(tiny, tiny_float(y * pow2(tiny ? i + TINY_SHIFT : 0)), scale2(y, tiny ? 0 : i));
+}
+
+/* exp_f for x <= 0 */
+static inline float exp_down(float x)
+{
+	x = pick(x < -104, -104.0f, x);
+	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
+	int i = rounded_int(t), tiny = i < -126;
+	float y = (1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO)) * pow2(tiny ? i + TINY_SHIFT : i);
+	return pick(tiny, tiny_float(y), y);
+}
+
+/* exp_f for x <= 0, but 0 below e^-87, which is about the smallest normal number: for terms of a sum that
+ * has a term of 1. */
+static inline float exp_term(float x)
+{
+	int gone = x < -87;
+	x = pick(gone, 0, x);
+	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
+	float y = (1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO)) * pow2(rounded_int(t));
+	return pick(gone, 0, y);
 }
 
 /* e^(x + lo) where lo is a small correction */
@@ -139,7 +171,7 @@ static inline float log1p_f(float y)
 
 static inline float sigmoid_f(float x)
 {
-	float e = exp_f(-fabsf(x)), r = 1 / (1 + e);
+	float e = exp_down(-fabsf(x)), r = 1 / (1 + e);
 	return pick(x < 0, e * r, r);
 }
 

@@ -19,6 +19,7 @@ typedef struct softmax_job {
 	int rank;          /* the other dims, the innermost last */
 	int64_t dim[EW_MAX_DIMS], stride_x[EW_MAX_DIMS], stride_y[EW_MAX_DIMS];
 	int64_t blocks; /* of COLUMN_BLOCK along the innermost, in the column form */
+	int below;      /* of the other dims; -1: none */
 } softmax_job;
 
 /* Byte addresses of row `index` over the first `rank` of the other dims. */
@@ -49,6 +50,14 @@ static void store_run(const k_loops *l, char *to, k_type type, int64_t s, const 
 			 (int)MIN(n - i, EW_BLOCK));
 }
 
+/* The index of row `index` along the dim `below`, over the first `rank` of the other dims. */
+static int64_t index_below(const softmax_job *job, int rank, int64_t index)
+{
+	for (int d = rank - 1; d > job->below; d--)
+		index /= job->dim[d];
+	return index % job->dim[job->below];
+}
+
 /* Rows along the axis, one after the other. */
 static void softmax_rows(void *arg, int64_t first, int64_t last)
 {
@@ -59,8 +68,10 @@ static void softmax_rows(void *arg, int64_t first, int64_t last)
 		const char *x;
 		char *y;
 		row_at(job, job->rank, r, &x, &y);
-		load_run(l, buf, x, job->tx, job->sx, job->n);
-		l->softmax_row(buf, job->n);
+		const int64_t n = job->below < 0 ? job->n : MIN(index_below(job, job->rank, r) + 1, job->n);
+		load_run(l, buf, x, job->tx, job->sx, n);
+		l->softmax_row(buf, n);
+		memset(buf + n, 0, (size_t)(job->n - n) * sizeof *buf);
 		store_run(l, y, job->ty, job->sy, buf, job->n);
 	}
 }
@@ -108,10 +119,18 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 			max[j] = -INFINITY;
 			sum[j] = 0;
 		}
+		const bool along = job->below == inner; /* row i counts for the columns from i on */
+		const int64_t limit =
+		    job->below < 0 || along ? job->n : index_below(job, inner, b / job->blocks) + 1;
 		for (int pass = 0; pass < 2; pass++) {
 			for (int64_t r = 0; r < job->n; r += ROWS) {
 				int rows = (int)MIN(job->n - r, ROWS);
-				load_columns(job, buf, x + r * job->sx * sizex, rows, n);
+				if (r < limit)
+					load_columns(job, buf, x + r * job->sx * sizex, rows, n);
+				for (int i = 0; i < rows && (along || r + rows > limit); i++)
+					for (int j = 0; j < n && (!along || at + j < r + i); j++)
+						if (along || r + i >= limit)
+							buf[i * n + j] = -INFINITY;
 				if (pass == 0) {
 					l->softmax_update(max, sum, buf, rows, n);
 					continue;
@@ -125,7 +144,7 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 	}
 }
 
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, const ew_operand *x,
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
 	       const ew_operand *y)
 {
 	assert(rank <= EW_MAX_DIMS && axis >= 0 && axis < rank);
@@ -135,14 +154,17 @@ void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, co
 			   .x = x->data,
 			   .y = y->data,
 			   .n = dim[axis],
+			   .below = -1,
 			   .sx = x->stride[axis],
 			   .sy = y->stride[axis]};
 	int64_t rows = 1;
 	for (int d = 0; d < rank; d++) {
 		if (dim[d] == 0)
 			return;
-		if (d == axis || dim[d] == 1)
+		if (d == axis || (dim[d] == 1 && d != below))
 			continue;
+		if (d == below)
+			job.below = job.rank;
 		job.dim[job.rank] = dim[d];
 		job.stride_x[job.rank] = x->stride[d];
 		job.stride_y[job.rank++] = y->stride[d];

@@ -40,6 +40,21 @@ static void interpolate(float *t, const float *knot, int n)
 		__m256 a = knots_at(knot, at), b = knots_at(knot + 1, at);
 		_mm256_storeu_ps(t + i, _mm256_add_ps(a, _mm256_mul_ps(w, _mm256_sub_ps(b, a))));
 	}
+#elif defined(LOOPS_NEON)
+	for (int i = 0; i < n; i += 4) {
+		/* the larger number, and 0 where one is NaN */
+		const float32x4_t given = vmaxnmq_f32(vld1q_f32(t + i), vdupq_n_f32(0));
+		const float32x4_t x = vminq_f32(given, vdupq_n_f32(32));
+		const int32x4_t at = vminq_s32(vcvtq_s32_f32(x), vdupq_n_s32(31));
+		const float32x4_t w = vsubq_f32(x, vcvtq_f32_s32(at));
+		/* a knot and the next, as one word of 64 bits */
+		const float32x4_t p = vcombine_f32(vld1_f32(knot + vgetq_lane_s32(at, 0)),
+						   vld1_f32(knot + vgetq_lane_s32(at, 1)));
+		const float32x4_t q = vcombine_f32(vld1_f32(knot + vgetq_lane_s32(at, 2)),
+						   vld1_f32(knot + vgetq_lane_s32(at, 3)));
+		const float32x4_t a = vuzp1q_f32(p, q), b = vuzp2q_f32(p, q);
+		vst1q_f32(t + i, vaddq_f32(a, vmulq_f32(w, vsubq_f32(b, a))));
+	}
 #else
 	for (int i = 0; i < n; i++) {
 		float x = t[i] > 0 ? t[i] : 0;

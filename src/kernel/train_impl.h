@@ -16,7 +16,7 @@ static void softmax_row(float *x, int64_t n)
 	const float max = fold_row(lane, EW_LANES, K_MAX);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
-		x[i] = exp_f(x[i] - max);
+		x[i] = exp_term(x[i] - max);
 	v = LANES(x);
 	for (int64_t i = EW_LANES; i < end; i += EW_LANES)
 		v += LANES(x + i);
@@ -45,12 +45,12 @@ static inline __attribute__((always_inline)) void update_columns(float *max, flo
 	for (int r = 0; r < rows; r++) {
 		INDEPENDENT
 		for (int j = 0; j < n; j++)
-			part[j] += exp_f(x[r * n + j] - base[j]);
+			part[j] += exp_term(x[r * n + j] - base[j]);
 	}
 	INDEPENDENT
 	for (int j = 0; j < n; j++) {
 		/* before the first block the sum is 0 and the maximum -inf */
-		float grown = pick(max[j] == top[j], 1.0f, exp_f(max[j] - top[j]));
+		float grown = pick(max[j] == top[j], 1.0f, exp_term(max[j] - top[j]));
 		sum[j] = sum[j] * grown + part[j];
 		max[j] = top[j];
 	}
@@ -62,7 +62,7 @@ static inline __attribute__((always_inline)) void apply_columns(float *x, const 
 	for (int r = 0; r < rows; r++) {
 		INDEPENDENT
 		for (int j = 0; j < n; j++)
-			x[r * n + j] = exp_f(x[r * n + j] - max[j]) * factor[j];
+			x[r * n + j] = exp_term(x[r * n + j] - max[j]) * factor[j];
 	}
 }
 

@@ -4,7 +4,7 @@
  * What the backward reads of f is saved or computed again:
  *   - inputs of f stay inputs, constants are copied;
  *   - results of contractions, softmax, norms and reductions are residuals: expensive, or
- *     (reductions) small;
+ *     (reductions) small; if the caller asks, those are not that are much larger than what they are made of;
  *   - elementwise work and moved elements are computed again from those.  It is the same
  *     operation on the same operands, so its bits are the same.
  * So a residual is never larger than what a trainer that saves every activation keeps, and the
@@ -37,6 +37,32 @@ static bool reserved(const grad *g, const char *name)
 	return v != AN_NO_VALUE && (g->f->values[v].op < 0 || is_output(g->f, v));
 }
 
+static double elements(const grad *g, an_value v) { return (double)an_type_count(&g->f->values[v].type); }
+
+/* Whether v is a contraction much larger than its operands, or as large and made of one by elementwise work
+ * and softmax. */
+static bool swollen(const grad *g, an_value v)
+{
+	for (an_value next = AN_NO_VALUE;; v = next, next = AN_NO_VALUE) {
+		const mil_op *op = fn_def(g->f, v);
+		if (!op)
+			return false;
+		if (op->op == OP_MATMUL)
+			return elements(g, v) >
+			       g->recompute * (elements(g, op_arg(op, 0)) + elements(g, op_arg(op, 1)));
+		const int cls = op_table[op->op].cls;
+		if (op->op != OP_SOFTMAX && cls != OC_UNARY && cls != OC_BINARY && cls != OC_VIEW)
+			return false;
+		for (int p = 0; p < OP_MAX_PARAMS && next == AN_NO_VALUE; p++)
+			for (uint32_t k = 0; k < op->arg[p].n; k++)
+				if (!fn_const(g->f, op->arg[p].v[k]) &&
+				    elements(g, op->arg[p].v[k]) >= elements(g, v))
+					next = op->arg[p].v[k];
+		if (next == AN_NO_VALUE)
+			return false;
+	}
+}
+
 /* Whether v is computed again rather than saved. */
 static bool cheap(const grad *g, an_value v)
 {
@@ -50,7 +76,9 @@ static bool cheap(const grad *g, an_value v)
 	case OC_BINARY:
 	case OC_SELECT:
 	case OC_VIEW: return true;
-	default: return op->op == OP_PAD || op->op == OP_TILE;
+	default:
+		return op->op == OP_PAD || op->op == OP_TILE ||
+		       (g->recompute > 0 && (op->op == OP_MATMUL || op->op == OP_SOFTMAX) && swollen(g, v));
 	}
 }
 
@@ -450,7 +478,8 @@ an_status an_grad(an_function *f, const an_grad_options *opt, an_function **forw
 	an_program *p = f->program;
 	an_function *raw = NULL;
 	mil_diag diag;
-	grad g = {.f = f, .save_all = opt && opt->save_all, .diag = &diag};
+	grad g = {
+	    .f = f, .save_all = opt && opt->save_all, .recompute = opt ? opt->recompute : 0, .diag = &diag};
 	*forward = *backward = NULL;
 	diag_init(&diag, p->ctx, p->file, p->source, p->source_len);
 	arena_init(&g.scratch, p->ctx);

@@ -16,9 +16,10 @@ typedef struct grad {
 	bool *active;       /* by value of f: depends on an input in wrt */
 	bool *residual;     /* by value of f: became an input of the backward that f computes */
 	bool save_all;
-	bool *save;      /* by value of f: what may be saved; NULL: see cheap() */
-	int ncotangents; /* the first inputs of the backward */
-	an_value *stack; /* for grad_use */
+	bool *save;       /* by value of f: what may be saved; NULL: see cheap() */
+	double recompute; /* of an_grad_options */
+	int ncotangents;  /* the first inputs of the backward */
+	an_value *stack;  /* for grad_use */
 	struct mil_diag *diag;
 	arena scratch;
 } grad;

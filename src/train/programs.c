@@ -185,7 +185,12 @@ an_status train_build_kind(an_trainer *t, kind *k, const an_segment *is, int lay
 	TRY(prepare_all(t, k, "evaluate", &k->evaluate));
 	if (t->mode == MODE_EVALUATE)
 		return compile_all(t, k, is, "evaluate", &k->evaluate);
-	const an_grad_options opt = {.save = split->save, .nsave = split->nsave};
+	/* where masked products are left out, attention's scores cost less to make again than to keep */
+	an_device_info info;
+	an_device_get_info(t->device, &info);
+	const an_grad_options opt = {.save = split->save,
+				     .nsave = split->nsave,
+				     .recompute = strcmp(info.numerics, "fast") == 0 ? 2 : 0};
 	TRY(an_grad(k->f, &opt, &k->forward_f, &backward));
 	TRY(make_chain(t, k->forward_f, split->forward, split->nforward, &k->forward));
 	TRY(make_chain(t, backward, split->backward, split->nbackward, &k->backward));

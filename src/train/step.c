@@ -4,7 +4,6 @@
 #include "train/data.h"
 
 #include <math.h>
-#include <time.h>
 
 /* Updates without overflow after which the loss scale doubles, up to so many times its first value. */
 #define GROW_AFTER 500
@@ -26,13 +25,6 @@
 /* AdamW's epsilon is at least this: gradients of 0, of tokens that the text does not have, must not make
  * 0/0, and below about 1e-22 their squares vanish in fp32. */
 #define EPS_LEAST 0x1p-66
-
-double train_now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- Host operations --------------------------------------------------------------- */
 
@@ -191,12 +183,11 @@ an_status train_dispatch(const dispatch *d)
 
 /* ---- Entries ----------------------------------------------------------------------- */
 
-/* Runs one entry and times it; *nats is set by the loss. */
-static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats)
+an_status train_run_entry(an_trainer *t, int i, double grad_scale, double *nats)
 {
 	an_plan_entry *e = &t->entries[i];
 	const action *a = &t->actions[i];
-	double began = train_now();
+	double began = seconds_now();
 	an_status s = AN_OK;
 	switch (e->host) {
 	case AN_HOST_NONE:
@@ -223,7 +214,7 @@ static an_status run_entry(an_trainer *t, int i, double grad_scale, double *nats
 		t->version++;
 		break;
 	}
-	e->seconds += train_now() - began;
+	e->seconds += seconds_now() - began;
 	e->runs++;
 	return s == AN_OK ? s : fail_prefix(t->ctx, s, "%s", e->name);
 }
@@ -271,7 +262,7 @@ an_status train_micro_batch(an_trainer *t, int micro, double *nats)
 	double grad_scale = t->gradient_scale / (double)t->tokens_per_update;
 	for (int i = 0; i < t->nentries; i++)
 		if (!t->entries[i].per_update)
-			TRY(run_entry(t, i, grad_scale, nats));
+			TRY(train_run_entry(t, i, grad_scale, nats));
 	return AN_OK;
 }
 
@@ -334,7 +325,7 @@ static an_status micro_batches(an_trainer *t, double *sum)
 	return AN_OK;
 }
 
-an_status train_update(an_trainer *t)
+static an_status update(an_trainer *t)
 {
 	double sum = 0;
 	bool scaling = for_scale(t), asked = for_user(t), counted = scaling || asked;
@@ -369,7 +360,7 @@ an_status train_update(an_trainer *t)
 		bool refreshes = t->entries[i].host == AN_HOST_WEIGHTS;
 		if (refreshes && !room)
 			continue;
-		status = run_entry(t, i, 0, NULL);
+		status = train_run_entry(t, i, 0, NULL);
 		if (refreshes && status == AN_BUDGET)
 			room = false;
 		else
@@ -382,6 +373,18 @@ an_status train_update(an_trainer *t)
 	t->state.step++;
 	t->state.applied += !t->skipped;
 	return adapt_scale(t, scaling ? &backward : NULL);
+}
+
+an_status train_update(an_trainer *t)
+{
+	double began = seconds_now();
+	TRY(update(t));
+	t->update_seconds += seconds_now() - began;
+	t->updates_timed++;
+	if (t->o.profile && !t->warm && t->state.step < t->o.steps)
+		an_trainer_reset_times(t);
+	t->warm = true;
+	return AN_OK;
 }
 
 /* ---- Evaluation -------------------------------------------------------------------- */

@@ -165,6 +165,9 @@ struct an_trainer {
 	int64_t ncounted;    /* updates in `counts` */
 	double lost;         /* share of the backward's products in this update; NAN: not counted */
 	/* reports */
+	double update_seconds;
+	int64_t updates_timed;
+	bool warm; /* an update has been done */
 	double run_started;
 	int64_t run_steps;
 	int dir_lock; /* -1: none */
@@ -213,11 +216,12 @@ an_status train_micro_batch(an_trainer *t, int micro, double *nats);
 /* AN_BUDGET: nothing has changed.  Where the device compiles too little to bring programs up to date after
  * the update, that is left for the next one. */
 an_status train_update(an_trainer *t);
+/* Runs one entry of the plan and adds to its time; *nats is set by the loss.  grad_scale: of its gradient. */
+an_status train_run_entry(an_trainer *t, int i, double grad_scale, double *nats);
 /* Nats over tokens 1 .. count of `from`. */
 an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats);
 /* Runs one program, on the device or as the host. */
 an_status train_dispatch(const dispatch *d);
-double train_now(void); /* seconds */
 
 /* counts.c */
 an_status counts_allocate(an_trainer *t);

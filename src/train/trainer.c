@@ -138,6 +138,10 @@ static an_status start(an_trainer *t, const float *block)
 		TRY(an_device_count(t->device, false));
 	}
 	TRY(plan_allocate(t));
+	if (t->o.profile && t->device->ops->kernel)
+		TRY(an_device_time(t->device, true));
+	if (t->o.profile && t->host && t->host->ops->kernel)
+		TRY(an_device_time(t->host, true));
 	if (t->o.dir)
 		TRY(checkpoint_begin(t, &resumed));
 	if (!resumed)
@@ -220,7 +224,7 @@ static an_train_report report_of(const an_trainer *t, int what)
 			     .loss_scale = t->state.loss_scale,
 			     .lost = t->lost};
 	r.kind = what;
-	double seconds = train_now() - t->run_started;
+	double seconds = seconds_now() - t->run_started;
 	if (t->run_steps && seconds > 0) {
 		r.tokens_per_second = (double)(t->run_steps * t->tokens_per_update) / seconds;
 		r.seconds_left = seconds / (double)t->run_steps * (double)(t->o.steps - t->state.step);
@@ -301,7 +305,7 @@ static an_status evaluate_and_save(an_trainer *t, bool *go_on)
 static an_status run_all(an_trainer *t, bool *go_on)
 {
 	TRY(evaluate_and_save(t, go_on));
-	t->run_started = train_now();
+	t->run_started = seconds_now();
 	while (t->state.step < t->o.steps && *go_on) {
 		TRY(step_and_tell(t, go_on));
 		TRY(evaluate_and_save(t, go_on));
@@ -332,7 +336,7 @@ an_status an_trainer_run(an_trainer *t)
 	TRY(check_runs(t));
 	bool go_on = true;
 	train_state before = t->state;
-	t->run_started = train_now();
+	t->run_started = seconds_now();
 	t->run_steps = 0;
 	an_status s = run_all(t, &go_on);
 	if (s == AN_BUDGET)
@@ -368,6 +372,34 @@ int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries)
 {
 	*entries = t->entries;
 	return t->nentries;
+}
+
+double an_trainer_seconds(const an_trainer *t, int64_t *updates)
+{
+	if (updates)
+		*updates = t->updates_timed;
+	return t->update_seconds;
+}
+
+an_executable *an_trainer_executable(const an_trainer *t, int entry)
+{
+	const dispatch *d = entry >= 0 && entry < t->nentries ? t->actions[entry].dispatch : NULL;
+	bool runs =
+	    d && (t->entries[entry].host == AN_HOST_NONE || t->entries[entry].host == AN_HOST_PROGRAM);
+	return runs ? d->exe : NULL;
+}
+
+void an_trainer_reset_times(an_trainer *t)
+{
+	t->update_seconds = 0;
+	t->updates_timed = 0;
+	for (int i = 0; i < t->nentries; i++) {
+		t->entries[i].seconds = 0;
+		t->entries[i].runs = 0;
+		an_executable *e = an_trainer_executable(t, i);
+		if (e)
+			an_executable_reset_times(e);
+	}
 }
 
 /* ---- Evaluation alone -------------------------------------------------------------------------- */

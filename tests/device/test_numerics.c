@@ -254,6 +254,112 @@ static void test_same_bits(void **state)
 	}
 }
 
+/* ---- Tiles of four ----------------------------------------------------------------------- */
+
+/* One addition of a tile: cut off below 12 bits of the larger. */
+static double aligned(double a, double b)
+{
+	int ea, eb;
+	frexp(a, &ea);
+	frexp(b, &eb);
+	const double grid = ldexp(1, (a == 0 ? eb : b == 0 ? ea : MAX(ea, eb)) - 12);
+	return a == 0 && b == 0 ? 0 : (trunc(a / grid) + trunc(b / grid)) * grid;
+}
+
+/* reduce=tiled at odd sizes, over one and two axes, on every instruction set: data whose tiles' sums fp32
+ * adds exactly. */
+static void test_tiled_reductions(void **state)
+{
+	(void)state;
+	enum { A = 3, B = 13, C = 6 };
+	static const char *const ops[] = {"reduce_sum", "reduce_mean", "reduce_sum_square", "reduce_l2_norm"};
+	static const uint32_t masks[] = {1, 2, 4, 6, 5, 7};
+	static const char *const sets[] = {"portable", "avx2", NULL};
+	for (int o = 0; o < LENGTH(ops); o++)
+		for (int m = 0; m < LENGTH(masks); m++)
+			for (int run = 0; run < LENGTH(sets); run++) {
+				const uint32_t mask = masks[m];
+				an_ctx *ctx;
+				an_ctx_options opt = {.threads = 1 + run, .isa = sets[run]};
+				assert_int_equal(an_ctx_open(&opt, &ctx), AN_OK);
+				an_builder b;
+				an_program *p = new_program(ctx, &b);
+				const int32_t dim[] = {A, B, C};
+				int32_t axes[3], n = 0;
+				for (int i = 0; i < 3; i++)
+					if (mask >> i & 1)
+						axes[n++] = i;
+				an_value x = an_input(&b, "x", an_tensor(AN_FP16, 3, dim)), y;
+				an_arg args[] = {{"x", AN_ARG_VALUE, 0, {.value = x}},
+						 {"axes", AN_ARG_INTS, n, {.ints = axes}},
+						 {"keep_dims", AN_ARG_BOOL, 0, {.b = true}}};
+				MIL_OK(ctx, an_emit(&b, an_op_find(ops[o]), "y", args, 3, &y, 1));
+				an_output(&b, y);
+				MIL_OK(ctx, an_builder_finish(&b));
+				an_device *d = device_soft(ctx, "m1,reduce=tiled", true);
+				an_call *c = device_call(d, b.f, 1, 0, 1);
+				half *data = device_bytes(c, 0);
+				for (int i = 0; i < A * B * C; i++)
+					data[i] = half_from_double(
+					    o < 2 ? floor(check_uniform(7, (uint64_t)i, -4096, 4096)) /
+							(i % 5 ? 64 : 1024)
+						  : floor(check_uniform(7, (uint64_t)i, -255, 256)) / 16);
+				MIL_OK(ctx, an_call_run(c));
+				const int last = 31 - __builtin_clz(mask), size[] = {A, B, C};
+				int results = 0;
+				double tile = 0, count = 1;
+				for (int i = 0; i < 3; i++)
+					count *= mask >> i & 1 ? size[i] : 1;
+				for (int r = 0; r < A * B * C; r++) {
+					const int first[] = {r / (B * C), r / C % B, r % C};
+					bool begins = true;
+					for (int i = 0; i < 3; i++)
+						begins &= !(mask >> i & 1) || first[i] == 0;
+					if (!begins)
+						continue;
+					double sum = 0;
+					for (int q = 0; q < A * B * C;
+					     q++) { /* elements of this result, in order */
+						const int at[] = {q / (B * C), q / C % B, q % C};
+						bool mine = at[last] % 4 == 0;
+						for (int i = 0; i < 3; i++)
+							mine &= (mask >> i & 1) || at[i] == first[i];
+						if (!mine)
+							continue;
+						for (int l = 0; l < 4; l++) {
+							double v = 0;
+							const int step = last == 0   ? B * C
+									 : last == 1 ? C
+										     : 1;
+							if (at[last] + l < size[last])
+								v = (double)half_to_float(data[q + l * step]);
+							v = o >= 2 ? v * v : v;
+							tile = l ? aligned(tile, v) : v;
+						}
+						sum += tile;
+					}
+					const half inverse = half_from_double(1 / count);
+					if (o == 3)
+						sum = (double)sqrtf((float)sum);
+					if (o == 1)
+						sum = (double)((float)sum * half_to_float(inverse));
+					/* away from zero where it is a tie, else to nearest */
+					half low = half_from_double(sum * (1 - 0x1p-30)),
+					     high = half_from_double(sum * (1 + 0x1p-30));
+					half want = low == high ? low
+						    : fabs((double)half_to_float(low)) >
+							    fabs((double)half_to_float(high))
+							? low
+							: high;
+					expect_element(((half *)device_bytes(c, 1))[results++], want, ops[o],
+						       r);
+				}
+				an_device_close(d);
+				an_program_free(p);
+				an_ctx_close(ctx);
+			}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -262,6 +368,7 @@ int main(void)
 	    cmocka_unit_test(test_attention_is_its_parts),
 	    cmocka_unit_test(test_elementwise),
 	    cmocka_unit_test(test_same_bits),
+	    cmocka_unit_test(test_tiled_reductions),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,10 +2,13 @@
  * that live at the same time share no memory, recorded programs give what they should. */
 #include "support/device_support.h"
 
+#include "anneal/pass.h"
+
 #include "base/random.h"
 #include "device/soft/soft.h"
 
 #include <dirent.h>
+#include <math.h>
 
 /* ---- Random programs --------------------------------------------------------------------- */
 
@@ -299,34 +302,56 @@ static void test_plan(void **state)
 /* ---- What becomes of typical programs -------------------------------------------------------- */
 
 typedef struct counts {
-	int ewise, reduce, gemm, softmax, copy, early;
+	int ewise, reduce, gemm, softmax, copy, early, loops, triangles;
 } counts;
 
-static counts count_calls(an_ctx *ctx, an_program *p)
+static void count_call(const soft_call *c, counts *n)
 {
-	an_device *d = device_soft(ctx, "ieee", true);
+	switch (c->kind) {
+	case CALL_EWISE: n->ewise++; break;
+	case CALL_REDUCE: n->reduce++; break;
+	case CALL_GEMM:
+		n->gemm++;
+		n->triangles +=
+		    c->u.gemm.args.triangle_a || c->u.gemm.args.triangle_b || c->u.gemm.args.triangle_c;
+		break;
+	case CALL_SOFTMAX:
+		n->softmax++;
+		n->triangles += c->u.copy.below >= 0;
+		break;
+	case CALL_LOOP:
+		n->loops++;
+		for (int i = 0; i < c->u.loop.n; i++)
+			count_call(&c->u.loop.call[i], n);
+		break;
+	default: n->copy++;
+	}
+}
+
+static counts count_as(an_ctx *ctx, const char *numerics, an_function *f)
+{
+	an_device *d = device_soft(ctx, numerics, true);
 	an_executable *x;
-	MIL_OK(ctx, an_compile(d, an_program_function(p, NULL), &x));
+	MIL_OK(ctx, an_compile(d, f, &x));
 	const soft_exe *e = x->impl;
 	counts n = {.early = e->nearly};
 	for (int i = e->nearly; i < e->ncalls; i++)
-		switch (e->call[i].kind) {
-		case CALL_EWISE: n.ewise++; break;
-		case CALL_REDUCE: n.reduce++; break;
-		case CALL_GEMM: n.gemm++; break;
-		case CALL_SOFTMAX: n.softmax++; break;
-		default: n.copy++;
-		}
+		count_call(&e->call[i], &n);
 	str text;
 	str_init(&text, ctx);
 	MIL_OK(ctx, soft_dump(x, &text));
 	int lines = 0;
 	for (const char *s = text.data; *s; s++)
 		lines += *s == '\n';
-	assert_int_equal(lines, 1 + e->ncalls - e->nearly);
+	assert_int_equal(lines, 1 + n.ewise + n.reduce + n.gemm + n.softmax + n.copy + n.loops);
 	str_free(&text);
 	an_device_close(d);
 	return n;
+}
+
+static counts count_calls(an_ctx *ctx, an_program *p)
+{
+	return count_as(ctx, "ieee", an_program_function(p, NULL));
 }
 
 static an_builder new_function(an_ctx *ctx, an_program **p)
@@ -373,7 +398,7 @@ static void test_attention_without_copies(void **state)
 	an_ctx *ctx = device_ctx(1);
 	an_program *p;
 	an_builder b = new_function(ctx, &p);
-	enum { HEADS = 3, DIM = 8, TOKENS = 17 };
+	enum { HEADS = 3, TOKENS = 17, DIM = 8 };
 	an_value qkv = an_input(&b, "qkv", an_tensor(AN_FP16, 4, (int32_t[]){1, 3 * HEADS * DIM, 1, TOKENS}));
 	an_value part[3];
 	for (int i = 0; i < 3; i++) {
@@ -391,7 +416,118 @@ static void test_attention_without_copies(void **state)
 	assert_int_equal(n.softmax, 1);
 	assert_int_equal(n.ewise, 1);
 	assert_int_equal(n.copy + n.reduce, 0);
+	assert_int_equal(n.loops, 1);
 	device_check(ctx, "ieee", b.f, 2, -1, 1, true);
+	an_program_free(p);
+	an_ctx_close(ctx);
+}
+
+/* Causal attention of HEADS heads; `spoiled`: the mask lets one later token through. */
+enum { HEADS = 4, DIM = 8, TOKENS = 37 };
+static an_function *causal_attention(an_ctx *ctx, an_program **p, double masked, bool spoiled)
+{
+	static half mask[TOKENS * TOKENS];
+	for (int i = 0; i < TOKENS; i++)
+		for (int j = 0; j < TOKENS; j++)
+			mask[i * TOKENS + j] = half_from_double(j > i ? masked : 0);
+	if (spoiled)
+		mask[3 * TOKENS + 20] = 0;
+	an_builder b = new_function(ctx, p);
+	an_value x[3];
+	for (int i = 0; i < 3; i++)
+		x[i] = an_input(&b, (const char *[]){"q", "k", "v"}[i],
+				an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, DIM, TOKENS}));
+	an_value m = an_const(&b, "causal", an_tensor(AN_FP16, 2, (int32_t[]){TOKENS, TOKENS}), mask);
+	an_value scores = an_add(&b, an_matmul(&b, x[0], x[1], true, false), m);
+	an_value probs = an_name(&b, an_softmax(&b, scores, -1), "probs");
+	an_output(&b, an_name(&b, an_matmul(&b, x[2], probs, false, true), "out"));
+	MIL_OK(ctx, an_builder_finish(&b));
+	return b.f;
+}
+
+/* Results of f on a device with and without fusion are close, or (threads > 1) equal to those of one thread.
+ */
+static void check_close(an_function *f, int threads, double bound)
+{
+	an_ctx *ctx = f->program->ctx, *other = device_ctx(threads);
+	an_device *fused = device_soft(ctx, "fast", true), *single = device_soft(ctx, "fast", false),
+		  *many = device_soft(other, "fast", true);
+	an_program *p;
+	an_function *copy;
+	MIL_OK(other, an_program_new(other, &p));
+	MIL_OK(other, an_function_clone(p, f, "main", &copy));
+	an_call *call[] = {device_call(fused, f, 5, -2, 2), device_call(single, f, 5, -2, 2),
+			   device_call(many, copy, 5, -2, 2)};
+	for (int i = 0; i < 3; i++)
+		MIL_OK(ctx, an_call_run(call[i]));
+	for (int i = call[0]->exe->ninputs; i < call[0]->exe->ninputs + call[0]->exe->noutputs; i++) {
+		const half *x = device_bytes(call[0], i), *y = device_bytes(call[1], i);
+		for (int64_t j = 0; j < an_type_count(&call[0]->exe->ports[i].type); j++)
+			if (!(fabs(half_to_float(x[j]) - half_to_float(y[j])) <= bound))
+				fail_msg("%s[%d]: %g fused, %g unfused", call[0]->exe->ports[i].name, (int)j,
+					 half_to_float(x[j]), half_to_float(y[j]));
+		assert_memory_equal(x, device_bytes(call[2], i), call[0]->bound[i]->bytes);
+	}
+	for (int i = 0; i < 3; i++)
+		an_call_free(call[i]);
+	an_device_close(fused);
+	an_device_close(single);
+	an_device_close(many);
+	an_program_free(p);
+	an_ctx_close(other);
+}
+
+/* What a causal mask throws away is not computed, forward or backward, and the mask itself is not added. */
+static void test_triangles(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	an_program *p;
+	an_function *f = causal_attention(ctx, &p, -30000, false), *forward, *backward;
+	counts n = count_as(ctx, "fast", f);
+	assert_int_equal(n.triangles, 3);
+	assert_int_equal(n.ewise, 0);
+	assert_int_equal(n.loops, 1);
+	check_close(f, 3, 4e-3); /* |values| <= 2, probabilities rounded to fp16, sums to bf16 at the worst */
+	n = count_as(ctx, "ieee", f);
+	assert_int_equal(n.triangles, 0);
+	assert_int_equal(n.ewise, 1);
+
+	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
+	n = count_as(ctx, "fast", backward);
+	assert_int_equal(n.gemm, 5);
+	assert_int_equal(n.triangles, 6); /* all products, and the softmax */
+	assert_int_equal(n.loops, 1);
+	check_close(backward, 2, 0.1); /* sums of 37 products of values up to 4 with gradients up to 16 */
+	an_program_free(p);
+
+	/* masks that let something through, or are not low enough to be sure */
+	for (int i = 0; i < 2; i++) {
+		f = causal_attention(ctx, &p, i ? -100 : -30000, !i);
+		n = count_as(ctx, "fast", f);
+		assert_int_equal(n.triangles, 0);
+		assert_int_equal(n.ewise, 1);
+		check_close(f, 2, 4e-3);
+		an_program_free(p);
+	}
+	an_ctx_close(ctx);
+}
+
+/* Scores that are large beside their operands are made again in the backward, if asked for. */
+static void test_recompute(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	an_program *p;
+	an_function *f = causal_attention(ctx, &p, -30000, false), *forward, *backward;
+	MIL_OK(ctx, an_grad(f, NULL, &forward, &backward));
+	assert_int_equal(forward->noutputs, 2); /* out, probs */
+	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
+	assert_int_equal(forward->noutputs, 1);
+	device_check(ctx, "ieee", backward, 7, -1, 1, true);
+	MIL_OK(ctx,
+	       an_grad(f, &(an_grad_options){.recompute = 3}, &forward, &backward)); /* 37 is not 3 x 16 */
+	assert_int_equal(forward->noutputs, 2);
 	an_program_free(p);
 	an_ctx_close(ctx);
 }
@@ -547,6 +683,8 @@ int main(void)
 	    cmocka_unit_test(test_plan),
 	    cmocka_unit_test(test_norm_and_linear),
 	    cmocka_unit_test(test_attention_without_copies),
+	    cmocka_unit_test(test_triangles),
+	    cmocka_unit_test(test_recompute),
 	    cmocka_unit_test(test_rotation_in_one_pass),
 	    cmocka_unit_test(test_constants_fold),
 	    cmocka_unit_test(test_corpus),

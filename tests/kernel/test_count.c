@@ -141,18 +141,21 @@ static void compare(int64_t m, int64_t n, int64_t k, int64_t batch, int ka, int 
 		k_gemm(NULL, row, &g, scratch);
 		free(scratch);
 		k_counts want = brute_force(&q, c, g.precision);
-		for (int t = 0; t < CHECK_POOLS; t++) {
+		int sets;
+		const uint32_t *isa = check_isas(&sets);
+		for (int t = 0; t < CHECK_POOLS * sets; t++) {
 			k_counts got = {.products = 1,
 					.lost = 2,
 					.results = 3,
 					.overflowed = 4,
 					.vanished = 5,
 					.largest = 0};
-			k_gemm_count(check_pools()[t], &g, &got);
+			k_gemm_count(check_pools()[t % CHECK_POOLS], isa[t / CHECK_POOLS], &g, &got);
 			if (got.products - 1 != want.products || got.lost - 2 != want.lost ||
 			    got.results - 3 != want.results || got.overflowed - 4 != want.overflowed ||
 			    got.vanished - 5 != want.vanished || got.largest != want.largest)
-				fail_msg("%d x %dx%dx%d, data %d %d, flags %d, exact %d, pool %d: products "
+				fail_msg("%d x %dx%dx%d, data %d %d, flags %d, exact %d, pool and set %d: "
+					 "products "
 					 "%lld lost %lld "
 					 "overflowed %lld vanished %lld largest %g, expected %lld %lld %lld "
 					 "%lld %g",
@@ -199,10 +202,14 @@ static void test_all_pairs(void **state)
 			for (int i = 0; i < N; i++)
 				for (int j = 0; j < N; j++)
 					lost += a[i] && b[j] && !contributes(a[i], b[j]);
-			k_counts got = {0};
-			k_gemm_count(NULL, &g, &got);
-			assert_int_equal(got.lost, lost);
-			assert_int_equal(got.vanished, lost); /* C is 0 */
+			int sets;
+			const uint32_t *isa = check_isas(&sets);
+			for (int s = 0; s < sets; s++) {
+				k_counts got = {0};
+				k_gemm_count(NULL, isa[s], &g, &got);
+				assert_int_equal(got.lost, lost);
+				assert_int_equal(got.vanished, lost); /* C is 0 */
+			}
 		}
 }
 
@@ -217,7 +224,7 @@ static void test_single(void **state)
 	g.c = (k_matrix){c, K_F32, 2, 1, {0}};
 	c[0] = INFINITY, c[1] = -3, c[2] = -INFINITY, c[3] = 0;
 	k_counts n = {0};
-	k_gemm_count(NULL, &g, &n);
+	k_gemm_count(NULL, isa_detect(), &g, &n);
 	assert_int_equal(n.products, 2 + 2 + 4);
 	assert_int_equal(n.results, 4);
 	assert_int_equal(n.overflowed, 1);

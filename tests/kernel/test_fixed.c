@@ -308,6 +308,10 @@ static void test_selection(void **state)
 	    {64, ISA_AVX2 | ISA_AVX512, "fixed_avx512_12x32"},
 	    {4, ISA_AVX2 | ISA_AVX512, "fixed_vector_avx512"},
 #endif
+#ifdef __aarch64__
+	    {64, ISA_NEON, "fixed_neon_8x8"},
+	    {3, ISA_NEON, "fixed_vector_neon"},
+#endif
 	};
 	for (int i = 0; i < LENGTH(want); i++) {
 		k_gemm_args g = {.m = 64, .n = want[i].n, .k = 64, .precision = K_FIXED};
@@ -319,6 +323,11 @@ static int begin(void **state)
 {
 	(void)state;
 	machine = isa_detect();
+	print_message("rows tested:");
+	for (int i = 0; i < gemm_table_size; i++)
+		if (runs_here(&gemm_table[i]))
+			print_message(" %s", gemm_table[i].name);
+	print_message("\n");
 	return 0;
 }
 static int end(void **state)

@@ -4,7 +4,9 @@
  *   |c - exact| <= gamma_n sum |a_i b_i|,  gamma_n = n u / (1 - n u),  u = 2^-24
  * (Higham, Accuracy and Stability, 3.1), n the number of roundings on the longest path: at most one
  * per product and one per addition, 2k + 4 with blocks and accumulation.  A bf16 operand adds 2^-8
- * relative error of its own: 2^-7 + 2^-16 per product.  An fp16 result is rounded once more. */
+ * relative error of its own: 2^-7 + 2^-16 per product.  gemm_avx512fp16.c derives what rounding sums of 32
+ * products to fp16 adds.  An fp16 result is rounded once more. */
+#include "base/random.h"
 #include "kernel/gemm.h"
 #include "support/kernel_amx_emulator.h"
 #include "support/kernel_check.h"
@@ -119,30 +121,40 @@ static const char *check(gemm_run_fn *run, const k_gemm_row *row, const setup *s
 	for (int i = 0; i < 32; i++)
 		if (scratch[bytes + i] != 0xff)
 			wrong = "scratch overrun";
-	const bool rounded = s->precision == K_FAST;
+	/* relative to sum |a b|, and to k max |a| max |b| */
+	const bool f16_sums = row->isa & ISA_AVX512_FP16;
+	const double loss = s->precision != K_FAST ? 0
+			    : f16_sums             ? 32 * 0x1p-11 / (1 - 32 * 0x1p-11)
+						   : 0x1p-7 + 0x1p-16;
+	const double floor_loss = f16_sums ? 0x1p-28 + 0x1p-32 : 0;
 	for (int64_t q = 0; q < s->batch && !wrong; q++)
 		for (int64_t i = 0; i < s->m && !wrong; i++)
 			for (int64_t j = 0; j < s->n && !wrong; j++) {
 				int64_t at = i * c.x.rs + j * c.x.cs + q * c.x.bs[0];
 				inside[at] = true;
 				double sum = s->accumulate ? (double)before[at] : 0, size = fabs(sum);
+				double most_a = 0, most_b = 0;
 				for (int64_t k = 0; k < s->k; k++) {
-					double t = (double)get(&a.x, i, k, q) * (double)get(&b.x, k, j, q);
+					double x = (double)get(&a.x, i, k, q), y = (double)get(&b.x, k, j, q);
+					double t = x * y;
+					most_a = fmax(most_a, fabs(x));
+					most_b = fmax(most_b, fabs(y));
 					sum += t;
 					size += fabs(t);
 				}
 				double got = (double)get(&c.x, i, j, q), n = 2.0 * (double)s->k + 4,
 				       gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
 				double bound = s->exact ? 0
-							: size * (gamma + (rounded ? 0x1p-7 + 0x1p-16 : 0)) +
+							: size * (gamma + loss) +
+							      (double)s->k * floor_loss * most_a * most_b +
 							      0x1p-126 * n;
 				if (s->tc == K_F16) {
 					if (s->exact)
 						sum = (double)half_to_float(half_from_double(sum));
 					else
 						bound += fmax(fabs(sum) * 0x1p-11, 0x1p-25) * 1.01;
-					if (fabs(sum) + bound >= 65520 && isinf(got) &&
-					    (got > 0) == (sum > 0))
+					if (isinf(got) && fabs(sum) < INFINITY &&
+					    (got > 0 ? sum : -sum) + bound >= 65520)
 						continue;
 				}
 				bool good = isnan(sum)   ? isnan(got)
@@ -214,10 +226,10 @@ static float not_finite(uint64_t seed, uint64_t i)
 
 /* ---- Which rows ------------------------------------------------------------------- */
 
-/* Fixed point has a test of its own. */
+/* Fixed point and integers have tests of their own. */
 static bool runs_here(const k_gemm_row *r)
 {
-	return !(r->precision >> K_FIXED & 1) && (r->isa & machine) == r->isa;
+	return !(r->precision >> K_FIXED & 1) && !r->integer && (r->isa & machine) == r->isa;
 }
 
 /* Tile instructions cost microseconds when they are emulated. */
@@ -375,6 +387,228 @@ static void test_blocks_and_threads(void **state)
 	}
 }
 
+/* ---- Packed operands and triangles -------------------------------------------------- */
+
+typedef struct product {
+	k_gemm_args g;
+	half *a, *b;
+	void *c;
+	size_t a_bytes, b_bytes, c_bytes;
+} product;
+
+/* fp16 operands, every layout by `bits`: columns first of a, b, c, and fp16 results. */
+static product make_product(const k_gemm_row *r, int64_t m, int64_t n, int64_t k, int64_t batch,
+			    bool broadcast_b, int bits)
+{
+	product x = {
+	    .g = {.m = m, .n = n, .k = k, .nbatch = 2, .batch = {batch, 2}, .precision = precision_of(r)}};
+	if (r->precision >> K_FIXED & 1)
+		x.g.precision = K_FIXED;
+	const int64_t na = m * k, nb = k * n, nc = m * n, matrices = batch * 2;
+	const k_type tc = bits & 8 ? K_F16 : K_F32;
+	x.a_bytes = (size_t)(na * matrices) * 2;
+	x.b_bytes = (size_t)(nb * matrices) * 2;
+	x.c_bytes = (size_t)(nc * matrices) * k_type_size(tc);
+	x.a = malloc(x.a_bytes);
+	x.b = malloc(x.b_bytes);
+	x.c = malloc(x.c_bytes);
+	assert_true(x.a && x.b && x.c);
+	for (int64_t i = 0; i < na * matrices; i++)
+		x.a[i] = half_from_float(uniform(31, (uint64_t)i));
+	for (int64_t i = 0; i < nb * matrices; i++)
+		x.b[i] = half_from_float(uniform(32, (uint64_t)i));
+	memset(x.c, 0x11, x.c_bytes);
+	x.g.a = (k_matrix){x.a, K_F16, bits & 1 ? 1 : k, bits & 1 ? m : 1, {2 * na, na}};
+	/* one of the two batch dims repeats b */
+	x.g.b = (k_matrix){x.b, K_F16, bits & 2 ? 1 : n, bits & 2 ? k : 1, {broadcast_b ? 0 : 2 * nb, nb}};
+	x.g.c = (k_matrix){x.c, tc, bits & 4 ? 1 : n, bits & 4 ? m : 1, {2 * nc, nc}};
+	return x;
+}
+
+static void free_product(product *x)
+{
+	free(x->a);
+	free(x->b);
+	free(x->c);
+}
+
+/* The result of a product, in memory of its own. */
+static void *run_product(pool *p, const k_gemm_row *r, const product *x)
+{
+	k_gemm_args g = x->g;
+	const size_t bytes = k_gemm_scratch(r, &g, pool_threads(p));
+	unsigned char *c = malloc(x->c_bytes), *scratch = malloc(bytes + 32);
+	assert_true(c && scratch);
+	memcpy(c, x->c, x->c_bytes);
+	memset(scratch, 0xff, bytes + 32);
+	g.c.data = c;
+	k_gemm(p, r, &g, scratch);
+	for (int i = 0; i < 32; i++)
+		assert_int_equal(scratch[bytes + (size_t)i], 0xff);
+	free(scratch);
+	return c;
+}
+
+static void *pack_operand(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_operand which)
+{
+	const size_t bytes = k_gemm_packed_bytes(r, g, which);
+	unsigned char *to = aligned_alloc(64, (bytes + 127) / 64 * 64);
+	assert_true(to && bytes > 0);
+	memset(to, 0xff, (bytes + 127) / 64 * 64);
+	k_gemm_pack(p, r, g, which, to);
+	for (size_t i = bytes; i < (bytes + 127) / 64 * 64; i++)
+		assert_int_equal(to[i], 0xff);
+	return to;
+}
+
+/* Packed by one number of threads, used by others, the operand itself gone: the same bits. */
+static void test_packed(void **state)
+{
+	(void)state;
+	amx_provide();
+	pool *const *pools = check_pools();
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if ((r->isa & machine) != r->isa)
+			continue;
+		const int64_t whole = r->kc > 1 << 20 ? 300 : r->kc;
+		const int64_t shape[][4] = {
+		    {r->mc + r->mr + 5, 3 * r->nr + 1, whole + 9, 1},
+		    {r->mr, r->nc + 9, 70, 1},
+		    {50, 40, 33, 3},
+		};
+		for (int c = 0; c < LENGTH(shape); c++)
+			for (int bits = 0; bits < 16; bits++) {
+				if (r->vector || (slow(r) && bits % 5))
+					continue;
+				product x = make_product(r, shape[c][0], shape[c][1], shape[c][2],
+							 shape[c][3], c == 2, bits);
+				void *want = run_product(NULL, r, &x);
+				pool *p = pools[bits % CHECK_POOLS];
+				void *a = pack_operand(pools[1], r, &x.g, K_A),
+				     *b = pack_operand(pools[2], r, &x.g, K_B);
+				for (int packed = 1; packed < 4; packed++) {
+					product y = x;
+					y.g.packed_a = packed & 1 ? a : NULL;
+					y.g.packed_b = packed & 2 ? b : NULL;
+					if (packed & 1)
+						y.g.a.data = NULL;
+					if (packed & 2)
+						y.g.b.data = NULL;
+					void *got = run_product(p, r, &y);
+					if (memcmp(got, want, x.c_bytes) != 0)
+						fail_msg("%s %dx%dx%d, layout %d: packed operands %d give "
+							 "other bits",
+							 r->name, (int)shape[c][0], (int)shape[c][1],
+							 (int)shape[c][2], bits, packed);
+					free(got);
+				}
+				free(a);
+				free(b);
+				free(want);
+				free_product(&x);
+			}
+		if (r->vector) {
+			product x = make_product(r, 9, 1, 9, 1, false, 0);
+			assert_int_equal(k_gemm_packed_bytes(r, &x.g, K_A), 0);
+			free_product(&x);
+		}
+	}
+}
+
+static bool outside(k_triangle t, int64_t i, int64_t j)
+{
+	return t == K_LOWER ? j > i : t == K_UPPER ? j < i : false;
+}
+
+/* Zeros the part of an operand that a triangle says is 0. */
+static void clear_outside(k_matrix *x, k_triangle t, int64_t rows, int64_t cols, int64_t matrices,
+			  int64_t one)
+{
+	for (int64_t q = 0; q < matrices; q++)
+		for (int64_t i = 0; i < rows; i++)
+			for (int64_t j = 0; j < cols; j++)
+				if (outside(t, i, j))
+					((half *)x->data)[q * one + i * x->rs + j * x->cs] = 0;
+}
+
+/* Bytes of C that differ where they are needed. */
+static int64_t differences(const product *x, const void *got, const void *want)
+{
+	const size_t size = k_type_size(x->g.c.type);
+	int64_t count = 0;
+	for (int64_t q = 0; q < x->g.batch[0] * 2; q++)
+		for (int64_t i = 0; i < x->g.m; i++)
+			for (int64_t j = 0; j < x->g.n; j++) {
+				const size_t at =
+				    (size_t)(q * x->g.m * x->g.n + i * x->g.c.rs + j * x->g.c.cs);
+				count += !outside(x->g.triangle_c, i, j) &&
+					 memcmp((const char *)got + at * size, (const char *)want + at * size,
+						size) != 0;
+			}
+	return count;
+}
+
+static void test_triangles(void **state)
+{
+	(void)state;
+	amx_provide();
+	pool *const *pools = check_pools();
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if ((r->isa & machine) != r->isa)
+			continue;
+		const int whole = r->kc > 1 << 20 || r->vector ? 150 : r->kc;
+		for (int c = 0; c < 27 * 2; c++) {
+			const k_triangle ta = c % 3, tb = c / 3 % 3, tc = c / 9 % 3;
+			if ((ta || tb) && (r->precision >> K_FIXED & 1) && tc != K_LOWER)
+				continue;
+			if (slow(r) && c % 4)
+				continue;
+			const bool packed = c % 2 && !r->vector;
+			product x = c < 27 ? make_product(r, r->vector ? 3 : 150, 140, 130, 1, false, c % 16)
+					   : make_product(r, 2 * r->mr + 3, r->vector ? 2 : r->nr + 40,
+							  whole + 50, 1, false, c % 16);
+			x.g.triangle_a = ta;
+			x.g.triangle_b = tb;
+			x.g.triangle_c = tc;
+			product all = x;
+			all.g.triangle_a = all.g.triangle_b = all.g.triangle_c = K_WHOLE;
+			void *a = NULL, *b = NULL;
+			/* the factors that count as zero are left out, at least some */
+			void *want = run_product(NULL, r, &all), *less = run_product(pools[1], r, &x);
+			const bool leaves_out = differences(&x, less, want) > 0;
+			/* panels with something beside elements are read from their start */
+			const bool starts = ta == K_UPPER || tb == K_LOWER,
+				   ends = ta == K_LOWER || tb == K_UPPER;
+			const bool may = c < 27 && !r->vector && !(r->precision >> K_FIXED & 1) &&
+					 r->mr < 32 && (ends || (starts && !r->trailer));
+			if (may && !leaves_out)
+				fail_msg("%s: triangles %d %d of operands are computed", r->name, ta, tb);
+			free(want);
+			free(less);
+			clear_outside(&x.g.a, ta, x.g.m, x.g.k, 2, x.g.m * x.g.k);
+			clear_outside(&x.g.b, tb, x.g.k, x.g.n, 2, x.g.k * x.g.n);
+			if (packed) {
+				x.g.packed_a = a = pack_operand(NULL, r, &x.g, K_A);
+				x.g.packed_b = b = pack_operand(NULL, r, &x.g, K_B);
+			}
+			want = run_product(NULL, r, &all);
+			void *got = run_product(pools[c % CHECK_POOLS], r, &x);
+			if (differences(&x, got, want))
+				fail_msg("%s, layout %d: triangles %d %d %d give other bits", r->name, c % 16,
+					 ta, tb, tc);
+			if (tc != K_WHOLE && ta == K_WHOLE && tb == K_WHOLE && c < 27 && !r->vector)
+				assert_memory_not_equal(got, want, x.c_bytes); /* something is 0 */
+			free(got);
+			free(want);
+			free(a);
+			free(b);
+			free_product(&x);
+		}
+	}
+}
+
 /* Sums that fp32 holds exactly: no error at all, in whatever order. */
 static void test_exact(void **state)
 {
@@ -398,6 +632,58 @@ static void test_exact(void **state)
 		for (uint64_t seed = 5; seed < 9; seed++)
 			expect(r, &s, NULL, seed);
 	}
+}
+
+/* Sums rounded to fp16: what gemm_avx512fp16.c promises for random signs, at scales from one end of fp16 to
+ * the other, where products underflow or sums would overflow if rows and columns were not scaled. */
+static void test_half_sums(void **state)
+{
+	(void)state;
+	enum { M = 45, N = 70, K = 700 };
+	static const int exponents[] = {-13, 0, 11};
+	half *a = malloc(M * K * 2), *b = malloc(K * N * 2);
+	float *c = malloc(M * N * 4);
+	assert_true(a && b && c);
+	for (int r = 0; r < gemm_table_size; r++) {
+		const k_gemm_row *row = &gemm_table[r];
+		if (!runs_here(row) || !(row->isa & ISA_AVX512_FP16))
+			continue;
+		for (int i = 0; i < M; i++)
+			for (int k = 0; k < K; k++)
+				a[i * K + k] = half_from_double(
+				    ldexp(random_normal(41, 0, (uint64_t)(i * K + k)), exponents[i % 3]));
+		for (int k = 0; k < K; k++)
+			for (int j = 0; j < N; j++)
+				b[k * N + j] = half_from_double(
+				    ldexp(random_normal(42, 0, (uint64_t)(k * N + j)), exponents[j / 2 % 3]));
+		k_gemm_args g = {.m = M, .n = N, .k = K, .precision = K_FAST};
+		g.a = (k_matrix){a, K_F16, K, 1, {0}};
+		g.b = (k_matrix){b, K_F16, N, 1, {0}};
+		g.c = (k_matrix){c, K_F32, N, 1, {0}};
+		void *scratch = malloc(k_gemm_scratch(row, &g, 1));
+		assert_non_null(scratch);
+		k_gemm(NULL, row, &g, scratch);
+		double error[9] = {0}, size[9] = {0};
+		for (int i = 0; i < M; i++)
+			for (int j = 0; j < N; j++) {
+				double sum = 0;
+				for (int k = 0; k < K; k++)
+					sum += (double)half_to_float(a[i * K + k]) *
+					       (double)half_to_float(b[k * N + j]);
+				const int at = i % 3 * 3 + j / 2 % 3;
+				error[at] += ((double)c[i * N + j] - sum) * ((double)c[i * N + j] - sum);
+				size[at] += sum * sum;
+			}
+		for (int e = 0; e < 9; e++)
+			if (!(sqrt(error[e] / size[e]) < 0x1p-11 * sqrt(32 / 6.0)))
+				fail_msg("%s: scales 2^%d and 2^%d: relative rms error %.3g", row->name,
+					 exponents[e / 3], exponents[e % 3], sqrt(error[e] / size[e]));
+		print_message("%s: relative rms error %.2g\n", row->name, sqrt(error[4] / size[4]));
+		free(scratch);
+	}
+	free(a);
+	free(b);
+	free(c);
 }
 
 static void test_extremes(void **state)
@@ -472,8 +758,7 @@ static void test_wrong_kernels_are_rejected(void **state)
 static void test_selection(void **state)
 {
 	(void)state;
-	const uint32_t avx512 = ISA_AVX2 | ISA_AVX512,
-		       amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8;
+	enum { avx512 = ISA_AVX2 | ISA_AVX512, amx = avx512 | ISA_AVX512_BF16 | ISA_AMX_BF16 | ISA_AMX_INT8 };
 	static const struct {
 		uint32_t isa;
 		int64_t m, n;
@@ -490,13 +775,26 @@ static void test_selection(void **state)
 	    {avx512, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
 	    {avx512, 64, 64, K_F32, K_FAST, "f32_avx512_12x32"},
 	    {avx512, 64, 4, K_F32, K_FAST, "vector_avx512"},
-	    {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_FAST, "bf16_avx512_12x32"},
-	    {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
+	    {avx512 | ISA_AVX512_BF16, 64, 64, K_F16, K_FAST, "f32_avx512_12x32"},
+	    {avx512 | ISA_AVX512_BF16 | ISA_BF16_FAST, 64, 64, K_F16, K_FAST, "bf16_avx512_12x32"},
+	    {avx512 | ISA_AVX512_BF16 | ISA_BF16_FAST, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
+	    {avx512 | ISA_AVX512_BF16 | ISA_AVX512_FP16, 64, 64, K_F16, K_FAST, "f16_avx512fp16_12x64"},
+	    {avx512 | ISA_AVX512_FP16, 64, 64, K_F32, K_FAST, "f32_avx512_12x32"},
+	    {avx512 | ISA_AVX512_FP16, 64, 64, K_F16, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 64, K_F16, K_FAST, "amx_bf16_32x32"},
 	    {amx, 64, 64, K_F32, K_FAST, "amx_bf16_32x32"},
 	    {amx, 64, 64, K_F16, K_EXACT, "amx_split_32x32"},
 	    {amx, 64, 64, K_F32, K_EXACT, "f32_avx512_12x32"},
 	    {amx, 64, 1, K_F16, K_FAST, "vector_avx512"},
+#endif
+#ifdef __aarch64__
+	    {ISA_NEON, 64, 64, K_F16, K_EXACT, "f32_neon_8x12"},
+	    {ISA_NEON, 64, 64, K_F32, K_FAST, "f32_neon_8x12"},
+	    {ISA_NEON, 64, 2, K_F16, K_EXACT, "vector_neon"},
+	    {ISA_NEON | ISA_NEON_BF16, 64, 64, K_F16, K_FAST, "bf16_neon_8x12"},
+	    {ISA_NEON | ISA_NEON_BF16, 64, 64, K_F32, K_FAST, "bf16_neon_8x12"},
+	    {ISA_NEON | ISA_NEON_BF16, 64, 64, K_F16, K_EXACT, "f32_neon_8x12"},
+	    {ISA_NEON | ISA_NEON_BF16, 1, 64, K_F16, K_FAST, "vector_neon"},
 #endif
 	};
 	for (int i = 0; i < LENGTH(want); i++) {
@@ -519,12 +817,19 @@ static int begin(void **state)
 	(void)state;
 	provider = amx_provide();
 	machine = isa_detect();
+	if (machine & ISA_AVX512_BF16)
+		machine |= ISA_BF16_FAST; /* a preference only */
 	if (provider == AMX_EMULATED && machine & ISA_AVX512_BF16)
 		machine |= ISA_AMX_BF16;
 	print_message("tile instructions: %s\n", provider == AMX_SILICON ? "this processor's"
 						 : machine & ISA_AMX_BF16
 						     ? "emulated"
 						     : "none, their kernels are not tested here");
+	print_message("rows tested:");
+	for (int i = 0; i < gemm_table_size; i++)
+		if (runs_here(&gemm_table[i]))
+			print_message(" %s", gemm_table[i].name);
+	print_message("\n");
 	return 0;
 }
 
@@ -541,7 +846,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_tails),
 					   cmocka_unit_test(test_layouts),
 					   cmocka_unit_test(test_blocks_and_threads),
+					   cmocka_unit_test(test_packed),
+					   cmocka_unit_test(test_triangles),
 					   cmocka_unit_test(test_exact),
+					   cmocka_unit_test(test_half_sums),
 					   cmocka_unit_test(test_extremes),
 					   cmocka_unit_test(test_wrong_kernels_are_rejected),
 					   cmocka_unit_test(test_selection)};

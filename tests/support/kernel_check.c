@@ -13,6 +13,8 @@ const uint32_t *check_isas(int *n)
 		mask[(*n)++] = ISA_AVX2;
 	if (have & ISA_AVX512)
 		mask[(*n)++] = ISA_AVX2 | ISA_AVX512;
+	if (have & ISA_NEON)
+		mask[(*n)++] = ISA_NEON;
 	return mask;
 }
 

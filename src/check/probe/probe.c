@@ -8,13 +8,6 @@
 #include <sys/sysctl.h>
 #endif
 
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- The machine -------------------------------------------------------------------- */
 
 #ifdef __APPLE__
@@ -294,7 +287,7 @@ an_status an_probe_run(an_probe *p, int i, an_probe_result *out)
 	if (i < 0 || i >= p->n)
 		return fail(p->ctx, AN_USAGE, "there is no item %d", i);
 	const probe_entry *e = &p->entry[i];
-	double began = now();
+	double began = seconds_now();
 	an_status s = AN_OK;
 	switch (e->group) {
 	case AN_PROBE_HABIT: s = habit_run(p, e->index, out); break;
@@ -303,7 +296,7 @@ an_status an_probe_run(an_probe *p, int i, an_probe_result *out)
 	case AN_PROBE_FINGERPRINT: s = run_fingerprint(p, e->index, out); break;
 	case AN_PROBE_SPEED: s = speed_run(p, e->index, out); break;
 	}
-	out->seconds = now() - began;
+	out->seconds = seconds_now() - began;
 	if (s == AN_OK || s == AN_BUDGET || s == AN_MEMORY)
 		return s;
 	/* that this one could not be tried is a result */

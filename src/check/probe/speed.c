@@ -12,13 +12,6 @@
 enum { RUNS_MOST = 200, WARM_UP = 3 };
 #define SECONDS_LEAST 0.3 /* of timed runs, unless there are RUNS_MOST */
 
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- Programs ---------------------------------------------------------------------------- */
 
 typedef struct shape {
@@ -100,9 +93,9 @@ static an_status open_program(an_probe *p, ready *r, maker *make, const shape *s
 {
 	an_function *f;
 	TRY(build(p->ctx, r, make, s, 1, &f));
-	double began = now();
+	double began = seconds_now();
 	TRY(session_open(&r->s, p->device, f, &r->a));
-	r->compiled = now() - began;
+	r->compiled = seconds_now() - began;
 	for (int i = 0; i < r->s.nin; i++) {
 		size_t n = an_type_bytes(an_buffer_type(r->s.in[i])) / sizeof(uint16_t);
 		uint16_t *x = an_buffer_map(r->s.in[i]);
@@ -135,9 +128,9 @@ static an_status time_runs(an_call *call, double *median)
 	for (int i = 0; i < WARM_UP; i++)
 		TRY(an_call_run(call));
 	while (n < RUNS_MOST && (n < 5 || sum < SECONDS_LEAST)) {
-		double began = now();
+		double began = seconds_now();
 		TRY(an_call_run(call));
-		sum += t[n++] = now() - began;
+		sum += t[n++] = seconds_now() - began;
 	}
 	qsort(t, (size_t)n, sizeof *t, ascending);
 	*median = t[n / 2];
@@ -295,10 +288,10 @@ static an_status reload(an_probe *p, an_probe_result *out)
 	for (int i = 0; status == AN_OK && i < TIMES; i++) {
 		close_program(&other);
 		status = build(p->ctx, &other, convolutions, &s, 1000 + (uint32_t)i, &f);
-		double began = now();
+		double began = seconds_now();
 		if (status == AN_OK)
 			status = an_reload(r.s.exe, f);
-		t[i] = now() - began;
+		t[i] = seconds_now() - began;
 	}
 	if (status == AN_OK)
 		status = same_result(p, &r.s, f, &same);
@@ -323,8 +316,8 @@ static an_status busy(an_probe *p, double seconds, double *flops)
 	ready r;
 	const shape s = {256, 8, 32};
 	an_status status = open_program(p, &r, convolutions, &s);
-	double began = now();
-	for (*flops = 0; status == AN_OK && now() - began < seconds; *flops += conv_flops(&s))
+	double began = seconds_now();
+	for (*flops = 0; status == AN_OK && seconds_now() - began < seconds; *flops += conv_flops(&s))
 		status = an_call_run(r.s.call);
 	close_program(&r);
 	return status;
@@ -343,9 +336,9 @@ static an_status power(an_probe *p, an_probe_result *out)
 	struct timespec rest = {1, 0};
 	nanosleep(&rest, NULL);
 	right = right && energy_read(e, &b, &what);
-	double began = now();
+	double began = seconds_now();
 	an_status s = busy(p, seconds, &flops);
-	seconds = now() - began;
+	seconds = seconds_now() - began;
 	right = right && energy_read(e, &c, &what);
 	energy_close(e);
 	TRY(s);

@@ -122,28 +122,6 @@ static void drop_batch(k_gemm_args *g, int i)
 		all[k]->bs[g->nbatch] = 0;
 }
 
-static void exchange(k_matrix *a, k_matrix *b)
-{
-	k_matrix t = *a;
-	*a = *b;
-	*b = t;
-}
-
-/* C^T = B^T A^T */
-static void transpose_product(k_gemm_args *g)
-{
-	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
-	exchange(&g->a, &g->b);
-	for (int k = 0; k < LENGTH(all); k++) {
-		int64_t t = all[k]->rs;
-		all[k]->rs = all[k]->cs;
-		all[k]->cs = t;
-	}
-	int64_t m = g->m;
-	g->m = g->n;
-	g->n = m;
-}
-
 /* Fewer, larger products: batches that continue the rows of A and C, or the columns of B and C,
  * while the other operand stays the same, are more rows or columns; batch axes that follow
  * each other without a gap are one.  Returns whether the operands were exchanged. */
@@ -152,7 +130,8 @@ static bool simplify_product(k_gemm_args *g)
 	for (int i = g->nbatch; i-- > 0;)
 		if (g->batch[i] == 1)
 			drop_batch(g, i);
-	for (int i = g->nbatch; i-- > 0;) {
+	const bool triangles = g->triangle_a || g->triangle_b || g->triangle_c; /* of each batch */
+	for (int i = g->nbatch; i-- > 0 && !triangles;) {
 		int64_t n = g->batch[i];
 		if (g->b.bs[i] == 0 &&
 		    (g->m == 1 || (g->a.bs[i] == g->a.rs * g->m && g->c.bs[i] == g->c.rs * g->m &&
@@ -187,7 +166,7 @@ static bool simplify_product(k_gemm_args *g)
 	/* rows of C are contiguous where they can be */
 	bool swap = magnitude(g->c.cs) != 1 && magnitude(g->c.rs) == 1 && g->m > 1;
 	if (swap)
-		transpose_product(g);
+		k_gemm_transpose(g);
 	/* a stride along an axis of 1 is never stepped; give it what a packed matrix would have */
 	if (g->n == 1)
 		g->b.cs = g->c.cs = 1;
@@ -200,6 +179,13 @@ static bool simplify_product(k_gemm_args *g)
 		g->b.rs = g->b.cs == 1 ? g->n : 1;
 	}
 	return swap;
+}
+
+static k_triangle triangle(soft_half h, int rank)
+{
+	return h.above == rank - 1 && h.below == rank - 2   ? K_LOWER
+	       : h.above == rank - 2 && h.below == rank - 1 ? K_UPPER
+							    : K_WHOLE;
 }
 
 static k_precision precision(const ane_numerics *n)
@@ -225,6 +211,9 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 		g.batch[i] = z->dim[i];
 	if (bias)
 		g.bias = matrix(bias, rank);
+	g.triangle_a = triangle(x->zero, x->rank);
+	g.triangle_b = triangle(y->zero, y->rank);
+	g.triangle_c = triangle(z->unneeded, rank);
 	c->kind = CALL_GEMM;
 	if (__builtin_mul_overflow(2 * elements(rank, z->dim), g.k, &c->flops))
 		c->flops = INT64_MAX;
@@ -314,6 +303,7 @@ static an_status emit_single(emitter *m, const soft_node *n, soft_call *c)
 	switch (n->kind) {
 	case NODE_SOFTMAX:
 		c->kind = CALL_SOFTMAX;
+		c->u.copy.below = y->zero.above != y->zero.below ? y->zero.below : -1;
 		c->u.copy.axis = n->u.along.axis;
 		break;
 	case NODE_ARG:

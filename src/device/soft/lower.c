@@ -387,12 +387,101 @@ static an_status lower_layer_norm(soft_fn *s, const mil_op *op, int with)
 
 /* ---- Contractions ------------------------------------------------------------------ */
 
+/* An operand of a contraction, and the axis which is not contracted (-1: there is none, or several). */
+typedef struct factor {
+	an_value v;
+	int axis;
+} factor;
+
+/* The operation that makes v of 8-bit integers, without zero points, if its scale is one number or has one
+ * per element of the axis; otherwise NULL. */
+static const mil_op *dequantisation(const soft_fn *s, factor f)
+{
+	const int32_t def = s->f->values[f.v].op;
+	const mil_op *op = def < 0 ? NULL : &s->f->ops[def];
+	const mil_literal *scale, *zero;
+	int axis;
+	if (!op || s->f->values[f.v].type.dtype != AN_FP16)
+		return NULL;
+	if (op->op == OP_CONSTEXPR_AFFINE_DEQUANTIZE) {
+		scale = op_attr(op, "scale");
+		zero = op_attr(op, "zero_point");
+		axis = (int)lit_number(op_attr(op, "axis"), 0);
+	} else if (op->op == OP_DEQUANTIZE) {
+		an_value z = fn_arg_value(s->f, op, "zero_point");
+		scale = fn_const(s->f, fn_arg_value(s->f, op, "scale"));
+		zero = z == AN_NO_VALUE ? NULL : fn_const(s->f, z);
+		axis = fn_arg_int(s->f, op, "axis");
+	} else {
+		return NULL;
+	}
+	if (axis < 0)
+		axis += s->f->values[f.v].type.rank;
+	if (scale->type.rank > 0 && axis != f.axis)
+		return NULL;
+	for (int64_t i = 0; zero && CHOSEN(s->numerics, ZERO_POINT, USED) && i < an_type_count(&zero->type);
+	     i++)
+		if (lit_number(zero, i) != 0)
+			return NULL;
+	return op;
+}
+
+/* Whether op contracts integers in place of what two operations before it make of them: its operands. */
+static bool contracts_integers(const soft_fn *s, const mil_op *op, factor *x, factor *y)
+{
+	matmul_spec m;
+	conv_spec c;
+	if (CHOSEN(s->numerics, INT8, DEQUANTIZED))
+		return false;
+	if (op->op == OP_CONV && op_conv_spec(s->f, op, &c) == AN_OK) {
+		*x = (factor){c.x, -1};
+		*y = (factor){c.weight, 0};
+	} else if ((op->op == OP_MATMUL || op->op == OP_LINEAR) && op_matmul_spec(s->f, op, &m) == AN_OK) {
+		int rx = s->f->values[m.x].type.rank, ry = s->f->values[m.y].type.rank;
+		*x = (factor){m.x, rx < 2 ? -1 : m.tx ? rx - 1 : rx - 2};
+		*y = (factor){m.y, ry < 2 ? -1 : m.ty ? ry - 2 : ry - 1};
+	} else {
+		return false;
+	}
+	return dequantisation(s, *x) && dequantisation(s, *y);
+}
+
+/* The integers behind f; *scale is their scale. */
+static int integers(soft_fn *s, factor f, int *scale)
+{
+	const mil_op *op = dequantisation(s, f);
+	if (op->op == OP_DEQUANTIZE) {
+		*scale = use_arg(s, op, "scale");
+		return use_arg(s, op, "input");
+	}
+	*scale = attr_literal(s, op, "scale");
+	return attr_literal(s, op, "quantized_data");
+}
+
+/* The product of two scales in fp32, reshaped to broadcast to a product of matrices: x's go along axis
+ * `at_x` of `rank`, y's along `at_y`. */
+static int both_scales(soft_fn *s, int x, int y, int rank, int at_x, int at_y)
+{
+	x = per_channel(s, x, rank, at_x);
+	y = per_channel(s, y, rank, at_y);
+	int64_t dim[SOFT_RANK];
+	int r = MAX(s->values[x].rank, s->values[y].rank);
+	for (int i = 0; i < r; i++)
+		dim[i] = MAX(s->values[x].rank ? s->values[x].dim[i] : 1,
+			     s->values[y].rank ? s->values[y].dim[i] : 1);
+	return soft_add_ew(s, EW_MUL, K_F32, r, dim, x, y, -1, 0, 0);
+}
+
 static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
 {
 	(void)with;
 	matmul_spec m;
 	TRY(op_matmul_spec(s->f, op, &m));
-	int x = use(s, m.x), y = use(s, m.y);
+	factor fx, fy;
+	const bool integer = contracts_integers(s, op, &fx, &fy);
+	int sx = -1, sy = -1;
+	int x = integer ? integers(s, fx, &sx) : use(s, m.x);
+	int y = integer ? integers(s, fy, &sy) : use(s, m.y);
 	if (s->values[x].rank == 1)
 		x = soft_add_reshape(s, x, 2, (int64_t[]){1, m.k});
 	else if (m.tx)
@@ -402,6 +491,10 @@ static an_status lower_matmul(soft_fn *s, const mil_op *op, int with)
 	else if (m.ty)
 		y = soft_add_transposed(s, y);
 	int bias = m.bias == AN_NO_VALUE ? -1 : use(s, m.bias);
+	if (integer)
+		return result(
+		    s, op, 0,
+		    soft_add_integer_product(s, K_F16, x, y, both_scales(s, sx, sy, 2, 0, 1), bias));
 	return result(s, op, 0, soft_add_product(s, s->values[x].type, x, y, bias));
 }
 
@@ -434,7 +527,12 @@ static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
 	(void)with;
 	conv_spec c;
 	TRY(op_conv_spec(s->f, op, &c));
-	int x = use(s, c.x), w = use(s, c.weight), bias = c.bias == AN_NO_VALUE ? -1 : use(s, c.bias);
+	factor fx, fw;
+	const bool integer = contracts_integers(s, op, &fx, &fw);
+	int sx = -1, sw = -1;
+	int x = integer ? integers(s, fx, &sx) : use(s, c.x),
+	    w = integer ? integers(s, fw, &sw) : use(s, c.weight);
+	int bias = c.bias == AN_NO_VALUE ? -1 : use(s, c.bias);
 	k_type type = s->values[x].type;
 	const bool winograd = soft_is_winograd(s, &c, type);
 	const int more = winograd && c.ow % 2; /* columns come in pairs */
@@ -452,7 +550,14 @@ static an_status lower_conv(soft_fn *s, const mil_op *op, int with)
 	x = soft_add_view(s, x, 6, (int64_t[]){c.batch, c.in_ch, c.kh, c.kw, c.oh, c.ow}, &windows);
 	x = soft_add_reshape(s, x, 4, (int64_t[]){c.batch, g, k, (int64_t)c.oh * c.ow});
 	w = soft_add_reshape(s, w, 4, (int64_t[]){1, g, m, k});
-	return result(s, op, 0, soft_add_product(s, type, w, x, bias));
+	if (!integer)
+		return result(s, op, 0, soft_add_product(s, type, w, x, bias));
+	if (s->values[sw].rank) /* by output channel, which are in groups here */
+		sw = soft_add_reshape(s, sw, 4, (int64_t[]){1, g, m, 1});
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[sw].dim, sizeof dim);
+	int scale = soft_add_ew(s, EW_MUL, K_F32, s->values[sw].rank, dim, sw, sx, -1, 0, 0);
+	return result(s, op, 0, soft_add_integer_product(s, K_F16, w, x, scale, bias));
 }
 
 /* softmax(query key^T / sqrt(E) + mask) value; scores and probabilities stay in fp32
@@ -786,6 +891,22 @@ bool soft_supports(an_device *d, const an_function *f, const mil_op *op, const c
 	return true;
 }
 
+/* Marks what defines the operands of op but x and y; of these, what defines their operands. */
+static void need_operands(const an_function *f, const mil_op *op, an_value x, an_value y, bool *need)
+{
+	for (int p = 0; p < OP_MAX_PARAMS; p++)
+		for (uint32_t j = 0; j < op->arg[p].n; j++) {
+			an_value v = op->arg[p].v[j];
+			int32_t def = f->values[v].op;
+			if (def < 0)
+				continue;
+			if (v == x || v == y)
+				need_operands(f, &f->ops[def], AN_NO_VALUE, AN_NO_VALUE, need);
+			else
+				need[def] = true;
+		}
+}
+
 /* Marks the operations that an output depends on.  NULL: out of memory. */
 static bool *needed_ops(soft_fn *s)
 {
@@ -796,13 +917,13 @@ static bool *needed_ops(soft_fn *s)
 	for (size_t i = 0; i < f->noutputs; i++)
 		if (f->values[f->outputs[i]].op >= 0)
 			need[f->values[f->outputs[i]].op] = true;
-	for (size_t i = f->nops; i-- > 0;)
-		for (int p = 0; need[i] && p < OP_MAX_PARAMS; p++)
-			for (uint32_t j = 0; j < f->ops[i].arg[p].n; j++) {
-				int32_t def = f->values[f->ops[i].arg[p].v[j]].op;
-				if (def >= 0)
-					need[def] = true;
-			}
+	for (size_t i = f->nops; i-- > 0;) {
+		factor x = {AN_NO_VALUE, -1}, y = x;
+		if (need[i] && !contracts_integers(s, &f->ops[i], &x, &y))
+			x.v = y.v = AN_NO_VALUE;
+		if (need[i])
+			need_operands(f, &f->ops[i], x.v, y.v, need);
+	}
 	return need;
 }
 

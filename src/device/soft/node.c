@@ -1,6 +1,8 @@
 /* Values and nodes of the lowered function: what lower.c puts together. */
 #include "device/soft/node.h"
 
+#include <math.h>
+
 const k_type soft_type_by_dtype[AN_DTYPE_COUNT] = {[AN_FP16] = K_F16,          [AN_FP32] = K_F32,
 						   [AN_INT8] = K_I8,           [AN_UINT8] = K_U8,
 						   [AN_INT16] = K_I16,         [AN_UINT16] = K_U16,
@@ -282,6 +284,27 @@ int soft_add_product(soft_fn *s, k_type type, int x, int y, int bias)
 	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
 }
 
+int soft_add_integer_product(soft_fn *s, k_type type, int x, int y, int scale, int bias)
+{
+	int sum = soft_add_gemm(s, K_I32, x, y, -1), z = sum;
+	const k_gemm_args g = {.k = s->values[x].dim[s->values[x].rank - 1],
+			       .a.type = s->values[x].type,
+			       .b.type = s->values[y].type};
+	if (k_gemm_saturates(&g)) {
+		int64_t dim[SOFT_RANK];
+		memcpy(dim, s->values[sum].dim, sizeof dim);
+		const int32_t limit[] = {INT32_MAX, INT32_MIN};
+		for (int i = 0; i < LENGTH(limit); i++) {
+			int there =
+			    soft_add_ew_like(s, EW_EQ, K_BOOL, sum, sum, soft_add_number(s, K_I32, limit[i]));
+			z = soft_add_ew(s, EW_SELECT, K_F32, s->values[sum].rank, dim, there,
+					soft_add_number(s, K_F32, i ? -INFINITY : INFINITY), z, 0, 0);
+		}
+	}
+	z = soft_add_ew_like(s, EW_MUL, bias < 0 ? type : K_F32, sum, z, scale);
+	return bias < 0 ? z : soft_add_ew_like(s, EW_ADD, type, z, z, bias);
+}
+
 int soft_add_concat(soft_fn *s, int axis, bool interleave, int n, const int *part)
 {
 	const soft_value *first = &s->values[part[0]];
@@ -314,12 +337,44 @@ static int add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t 
 	return out;
 }
 
+/* The sums of four consecutive elements along the last axis in mask, each addition aligned; what is missing
+ * of the last four is 0.  x has no NaN but from infinity - infinity, which stays one. */
+static int tile_sums(soft_fn *s, int x, uint32_t mask)
+{
+	enum { TILE = 4 };
+	const int rank = s->values[x].rank, axis = 31 - __builtin_clz(mask);
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, s->values[x].dim, sizeof dim);
+	const int64_t left = (TILE - dim[axis] % TILE) % TILE;
+	if (left) {
+		dim[axis] = left;
+		const int part[] = {
+		    x, soft_add_broadcast(s, soft_add_number(s, s->values[x].type, 0), rank, dim)};
+		x = soft_add_concat(s, axis, false, 2, part);
+		dim[axis] = s->values[x].dim[axis];
+	}
+	dim[axis] /= TILE;
+	int sum = -1;
+	for (int i = 0; i < TILE; i++) {
+		soft_view view = soft_whole(rank);
+		view.step[axis] = TILE;
+		view.begin[axis] = i;
+		const int lane = soft_add_view(s, x, rank, dim, &view);
+		sum = i ? soft_add_ew_like(s, EW_ADD_ALIGNED, K_F32, lane, sum, lane) : lane;
+		if (i && !s->oom)
+			s->nodes[s->nnodes - 1].u.ew.flags = 0;
+	}
+	return sum;
+}
+
 /* Sums of chips' fp16 values: exact enough in fp32, then a product by one or 1 / n that rounds as elsewhere.
  * Without a definition by an operation, which leaves no NaN, x may have some. */
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask)
 {
 	const ane_numerics *numerics = s->numerics;
-	bool chip = CHOSEN(numerics, ROUNDING, AWAY) || CHOSEN(numerics, NAN, INFINITY) ||
+	const bool tiled =
+	    CHOSEN(numerics, REDUCE, TILED) && how != K_MAX && how != K_MIN && type == K_F16 && mask;
+	bool chip = tiled || CHOSEN(numerics, ROUNDING, AWAY) || CHOSEN(numerics, NAN, INFINITY) ||
 		    CHOSEN(numerics, INDETERMINATE, ZERO);
 	if (s->values[x].type != K_F16 || !chip)
 		return add_reduce(s, how, type, x, mask);
@@ -331,7 +386,16 @@ int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t ma
 	double factor = 1;
 	for (int i = 0; how == K_MEAN && i < s->values[x].rank; i++)
 		factor /= mask >> i & 1 ? (double)s->values[x].dim[i] : 1;
+	const bool root = tiled && how == K_L2;
+	if (tiled) {
+		if (how == K_SUM_SQUARE || how == K_L2)
+			x = soft_add_ew_like(s, EW_SQUARE, K_F32, x, x, -1);
+		x = tile_sums(s, x, mask);
+		how = K_SUM;
+	}
 	int sum = add_reduce(s, how == K_MEAN ? K_SUM : how, K_F32, x, mask);
+	if (root)
+		sum = soft_add_ew_like(s, EW_SQRT, K_F32, sum, sum, -1);
 	int y = soft_add_ew_like(s, EW_MUL, type, sum, sum, soft_add_number(s, type, factor));
 	if (!s->oom) /* infinity - infinity inside the sum is indeterminate, no operand that is NaN */
 		s->nodes[s->nnodes - 1].u.ew.flags &= (uint8_t)~EW_NAN_INF;

@@ -29,6 +29,9 @@ int soft_add_gemm(soft_fn *s, k_type type, int x, int y, int bias);
 /* x y + bias (-1: none) with one rounding: in fixed point sums start at the bias, else the product
  * stays in fp32 until it is added. */
 int soft_add_product(soft_fn *s, k_type type, int x, int y, int bias);
+/* x y of 8-bit integers: the sums times a scale that broadcasts to the result, + bias (-1: none), rounded
+ * once. */
+int soft_add_integer_product(soft_fn *s, k_type type, int x, int y, int scale, int bias);
 bool soft_fixed_point(const soft_fn *s, k_type type); /* whether products of this type are K_FIXED */
 int soft_add_reduce(soft_fn *s, k_reduction how, k_type type, int x, uint32_t mask);
 

@@ -30,7 +30,7 @@ static char *element(const ew_operand *x, int rank, const int64_t *at)
 }
 
 /* The first of equal elements wins; a NaN counts as larger and smaller than any number. */
-static void index_of_extreme(const soft_call *c)
+static void index_of_extreme(const soft_call *c, const ew_operand *from, const ew_operand *to)
 {
 	int rank = c->u.copy.rank, axis = c->u.copy.axis;
 	const int64_t *dim = c->u.copy.dim;
@@ -39,7 +39,7 @@ static void index_of_extreme(const soft_call *c)
 		double best = 0;
 		int64_t index = 0;
 		for (at[axis] = 0; at[axis] < dim[axis]; at[axis]++) {
-			double x = load_float(c->u.copy.x.type, element(&c->u.copy.x, rank, at));
+			double x = load_float(from->type, element(from, rank, at));
 			bool better = c->u.copy.min ? x < best : x > best;
 			if (at[axis] == 0 || better || (x != x && best == best)) {
 				best = x;
@@ -47,57 +47,129 @@ static void index_of_extreme(const soft_call *c)
 			}
 		}
 		at[axis] = 0;
-		char *y = element(&c->u.copy.y, rank, at);
-		if (c->u.copy.y.type == K_U16)
+		char *y = element(to, rank, at);
+		if (to->type == K_U16)
 			*(uint16_t *)y = (uint16_t)index;
 		else
 			*(int32_t *)y = (int32_t)index;
 	} while (step(rank, dim, ~(1u << axis), at));
 }
 
+/* Softmax: what it returns is in [0, 1], so there is only its size to tell. */
+static void count_elements(const soft_call *c, const ew_operand *y, k_counts *to)
+{
+	int rank = c->u.copy.rank;
+	int64_t at[SOFT_RANK] = {0};
+	do {
+		double v = load_float(y->type, element(y, rank, at));
+		to->results++;
+		if (v > (double)to->largest) /* not NaN */
+			to->largest = (float)v;
+	} while (step(rank, c->u.copy.dim, ~0u, at));
+}
+
 /* ---- Calls ---------------------------------------------------------------------------- */
 
-static void run_call(pool *p, uint32_t isa, soft_exe *e, soft_call *c)
+/* at: the address of each of its operands. */
+static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at, k_counts *counts)
 {
-	void *at[EW_MAX_OPERANDS + 1];
-	for (int i = 0; i < c->nrefs; i++)
-		at[i] = (char *)e->base[c->ref[i].base] + c->ref[i].offset;
 	switch (c->kind) {
 	case CALL_EWISE:
-	case CALL_REDUCE:
-		for (int i = 0; i < c->u.ew.prog.noperands; i++)
-			c->u.ew.operand[i].data = at[i];
+	case CALL_REDUCE: {
+		ew_program prog = c->u.ew.prog;
+		ew_operand operand[EW_MAX_OPERANDS], out = c->u.ew.out;
+		for (int i = 0; i < prog.noperands; i++) {
+			operand[i] = c->u.ew.operand[i];
+			operand[i].data = at[i];
+		}
+		prog.operand = operand;
+		prog.counts = counts;
 		if (c->kind == CALL_EWISE) {
-			k_ewise(p, isa, &c->u.ew.prog);
+			k_ewise(p, isa, &prog);
 			return;
 		}
-		c->u.ew.out.data = at[c->u.ew.prog.noperands];
-		k_reduce(p, isa, &c->u.ew.prog, c->u.ew.reg, c->u.ew.how, c->u.ew.mask, &c->u.ew.out);
+		out.data = at[prog.noperands];
+		k_reduce(p, isa, &prog, c->u.ew.reg, c->u.ew.how, c->u.ew.mask, &out);
 		return;
+	}
 	case CALL_GEMM: {
-		c->u.gemm.args.a.data = at[0];
-		c->u.gemm.args.b.data = at[1];
-		c->u.gemm.args.c.data = at[2];
+		k_gemm_args g = c->u.gemm.args;
+		g.a.data = at[0];
+		g.b.data = at[1];
+		g.c.data = at[2];
 		int used = 3;
 		if (c->u.gemm.biased)
-			c->u.gemm.args.bias.data = at[used++];
-		k_gemm(p, c->u.gemm.row, &c->u.gemm.args, c->nrefs > used ? at[used] : NULL);
+			g.bias.data = at[used++];
+		k_gemm(p, c->u.gemm.row, &g, c->nrefs > used ? at[used] : NULL);
+		if (counts)
+			k_gemm_count(p, isa, &g, counts);
 		return;
 	}
 	default: break;
 	}
-	c->u.copy.x.data = at[0];
-	c->u.copy.y.data = at[1];
+	ew_operand x = c->u.copy.x, y = c->u.copy.y;
+	x.data = at[0];
+	y.data = at[1];
 	switch (c->kind) {
 	case CALL_SOFTMAX:
-		k_softmax(p, isa, c->u.copy.rank, c->u.copy.dim, c->u.copy.axis, &c->u.copy.x, &c->u.copy.y);
+		k_softmax(p, isa, c->u.copy.rank, c->u.copy.dim, c->u.copy.axis, c->u.copy.below, &x, &y);
+		if (counts)
+			count_elements(c, &y, counts);
 		return;
 	case CALL_COPY:
-		k_copy_strided(p, k_type_size(c->u.copy.x.type), c->u.copy.rank, c->u.copy.dim, at[1],
-			       c->u.copy.y.stride, at[0], c->u.copy.x.stride);
+		k_copy_strided(p, k_type_size(x.type), c->u.copy.rank, c->u.copy.dim, at[1], y.stride, at[0],
+			       x.stride);
 		return;
-	default: index_of_extreme(c);
+	default: index_of_extreme(c, &x, &y);
 	}
+}
+
+/* ---- Loops ------------------------------------------------------------------------------ */
+
+static void *address(const soft_exe *e, const soft_ref *r) { return (char *)e->base[r->base] + r->offset; }
+
+typedef struct loop_run {
+	uint32_t isa;
+	const soft_exe *e;
+	const soft_call *loop;
+	pool *p; /* for the calls of one iteration */
+	an_counts *counts;
+	bool timing;
+} loop_run;
+
+static void add_time(soft_call *c, double began)
+{
+	__atomic_fetch_add(&c->nanoseconds, (int64_t)(1e9 * (seconds_now() - began)), __ATOMIC_RELAXED);
+	__atomic_fetch_add(&c->runs, 1, __ATOMIC_RELAXED);
+}
+
+static void run_counted(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts);
+
+static void loop_item(void *arg, int64_t i, int worker)
+{
+	const loop_run *run = arg;
+	const soft_call *loop = run->loop;
+	for (int j = 0, k = 0; j < loop->u.loop.n; j++) {
+		soft_call *c = &loop->u.loop.call[j];
+		double began = run->timing ? seconds_now() : 0;
+		void *at[EW_MAX_OPERANDS + 1];
+		for (int r = 0; r < c->nrefs; r++, k++)
+			at[r] = (char *)address(run->e, &loop->ref[k]) +
+				loop->u.loop.step[k] * (loop->u.loop.by_worker[k] ? worker : i);
+		if (run->counts)
+			run_counted(run->p, run->isa, c, at, run->counts);
+		else
+			run_call(run->p, run->isa, c, at, NULL);
+		if (run->timing)
+			add_time(c, began);
+	}
+}
+
+/* Counting goes through iterations one after the other, each on all threads. */
+static void run_loop(pool *p, const an_device *d, const soft_exe *e, const soft_call *c, an_counts *counts)
+{
+	loop_run run = {d->ctx->isa, e, c, counts ? p : NULL, counts, d->timing};
+	pool_run(counts ? NULL : p, loop_item, &run, c->u.loop.count);
 }
 
 /* ---- Counting -------------------------------------------------------------------------- */
@@ -112,37 +184,18 @@ static void add_counts(an_counts *to, const k_counts *c)
 					.largest = c->largest});
 }
 
-/* Softmax: what it returns is in [0, 1], so there is only its size to tell. */
-static void count_elements(const soft_call *c, an_counts *to)
-{
-	int rank = c->u.copy.rank;
-	int64_t at[SOFT_RANK] = {0};
-	do {
-		double y = load_float(c->u.copy.y.type, element(&c->u.copy.y, rank, at));
-		to->results++;
-		if (y > to->largest) /* not NaN */
-			to->largest = y;
-	} while (step(rank, c->u.copy.dim, ~0u, at));
-}
-
 /* Runs a call and adds what its operations did to `counts`. */
-static void run_counted(pool *p, uint32_t isa, soft_exe *e, soft_call *c, an_counts *counts)
+static void run_counted(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts)
 {
 	k_counts part[CODE_INSTRS + 1] = {{0}};
-	bool elementwise = c->kind == CALL_EWISE || c->kind == CALL_REDUCE;
-	if (elementwise)
-		c->u.ew.prog.counts = part;
-	run_call(p, isa, e, c);
-	if (elementwise) {
-		c->u.ew.prog.counts = NULL;
-		for (int i = 0; i < c->u.ew.prog.ninstr + (c->kind == CALL_REDUCE); i++)
-			add_counts(&counts[c->u.ew.op[i]], &part[i]);
-	} else if (c->kind == CALL_GEMM) {
-		k_gemm_count(p, &c->u.gemm.args, part);
-		add_counts(&counts[c->op], part);
-	} else if (c->kind == CALL_SOFTMAX) {
-		count_elements(c, &counts[c->op]);
+	run_call(p, isa, c, at, part);
+	if (c->kind != CALL_EWISE && c->kind != CALL_REDUCE) {
+		if (c->op >= 0)
+			add_counts(&counts[c->op], part);
+		return;
 	}
+	for (int i = 0; i < c->u.ew.prog.ninstr + (c->kind == CALL_REDUCE); i++)
+		add_counts(&counts[c->u.ew.op[i]], &part[i]);
 }
 
 void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
@@ -151,11 +204,21 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 	pool *p = ctx_pool(d->ctx);
 	e->base[e->nports + BASE_SCRATCH] = dev->scratch;
 	e->base[e->nports + BASE_CONST] = e->constants;
-	for (int i = first; i < end; i++)
-		if (counts)
-			run_counted(p, d->ctx->isa, e, &e->call[i], counts);
+	for (int i = first; i < end; i++) {
+		soft_call *c = &e->call[i];
+		double began = d->timing ? seconds_now() : 0;
+		void *at[EW_MAX_OPERANDS + 1];
+		for (int r = 0; c->kind != CALL_LOOP && r < c->nrefs; r++)
+			at[r] = address(e, &c->ref[r]);
+		if (c->kind == CALL_LOOP)
+			run_loop(p, d, e, c, counts);
+		else if (counts)
+			run_counted(p, d->ctx->isa, c, at, counts);
 		else
-			run_call(p, d->ctx->isa, e, &e->call[i]);
+			run_call(p, d->ctx->isa, c, at, NULL);
+		if (d->timing)
+			add_time(c, began);
+	}
 }
 
 an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want)

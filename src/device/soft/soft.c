@@ -11,6 +11,7 @@ static an_status soft_open(an_device *d, const an_device_options *opt)
 		mem_free(d->ctx, dev, sizeof *dev);
 		return s;
 	}
+	dev->loop_flops = 1 << 20;
 	d->numerics = &dev->numerics;
 	d->info.numerics = dev->numerics.name;
 	d->impl = dev;
@@ -47,9 +48,11 @@ static an_status stages(an_device *d, soft_fn *s, soft_exe *e, arena *a)
 {
 	soft_device *dev = d->impl;
 	TRY(soft_lower(s));
+	TRY(soft_find_triangles(s));
 	TRY(soft_place_values(s));
 	TRY(soft_fuse(s));
 	TRY(soft_emit(s, e, a));
+	TRY(soft_loop(s, e, a));
 	TRY(soft_plan(s, e, a));
 	TRY(keep_names(s, e, a));
 	TRY(soft_reserve(d, &dev->scratch, &dev->scratch_size, e->scratch));
@@ -124,5 +127,8 @@ const device_ops soft_device_ops = {
     .update_from_f32 = soft_update,
     .submit = soft_submit,
     .wait = soft_wait,
+    .kernels = soft_kernels,
+    .kernel = soft_kernel,
+    .reset_times = soft_reset_times,
     .counts = true,
 };

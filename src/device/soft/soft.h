@@ -4,11 +4,13 @@
  *            fall apart into several, views stay views
  *   node.c   the vocabulary of nodes
  *   winograd.c  3x3 convolutions as M5 does them
+ *   triangle.c  what masks throw away need not be computed ("fast")
  *   place.c  every value gets its place in memory; views are expressed by strides, what is
  *            concatenated or returned is computed where it belongs, the rest is copied
  *   fuse.c   chains of elementwise nodes, and the reductions they end in, become one group
  *   code.c   the instructions of a group
  *   emit.c   groups -> kernel calls
+ *   loop.c   calls that go through the same heads become a loop over heads
  *   plan.c   offsets of everything that lives only during a call, in one block
  *   run.c    addresses are filled in, kernels run
  *   dump.c   the list as text
@@ -48,6 +50,12 @@ typedef struct soft_storage {
 	int first, last; /* first and last kernel call that touches it; -1: none */
 } soft_storage;
 
+/* The elements of a value whose index along one axis is above that along another; none if the axes are one.
+ */
+typedef struct soft_half {
+	int8_t above, below;
+} soft_half;
+
 typedef struct soft_value {
 	const char *name;  /* MIL's, for dumps; NULL: not a value of the function */
 	const void *bytes; /* a literal's; NULL otherwise */
@@ -59,6 +67,9 @@ typedef struct soft_value {
 	int nwriters, *writers; /* of a root: nodes that write it; set by fuse.c */
 	bool constant;          /* known at compile time */
 	bool port;              /* an input */
+	soft_half zero;         /* known to be 0 */
+	soft_half masked;       /* 0 after a softmax along `above` */
+	soft_half unneeded;     /* may be left out */
 	soft_place at;
 	soft_place wish; /* where it should be, if it has to be copied anyway */
 } soft_value;
@@ -152,14 +163,24 @@ typedef struct soft_ref {
 } soft_ref;
 enum { BASE_SCRATCH, BASE_CONST, BASE_BLOCKS };
 
-typedef enum call_kind { CALL_EWISE, CALL_REDUCE, CALL_GEMM, CALL_SOFTMAX, CALL_ARG, CALL_COPY } call_kind;
+typedef enum call_kind {
+	CALL_EWISE,
+	CALL_REDUCE,
+	CALL_GEMM,
+	CALL_SOFTMAX,
+	CALL_ARG,
+	CALL_COPY,
+	CALL_LOOP /* of calls without their own ref and storage */
+} call_kind;
 
 typedef struct soft_call {
 	call_kind kind;
-	int op;        /* MIL operation of its last node */
-	int nodes;     /* how many nodes it does */
-	int64_t flops; /* contractions: 2*M*N*K */
-	int64_t bytes; /* read and written at least once */
+	int op;                    /* MIL operation of its last node */
+	int nodes;                 /* how many nodes it does */
+	int64_t flops;             /* contractions: 2*M*N*K */
+	int64_t bytes;             /* read and written at least once */
+	int64_t nanoseconds, runs; /* timed; of calls in a loop those of all threads together */
+	const char *text;          /* for profiles; NULL: not asked for yet */
 	int nrefs;
 	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, bias if any, scratch */
 	int *storage;  /* of each ref */
@@ -182,7 +203,15 @@ typedef struct soft_call {
 			int64_t dim[SOFT_RANK];
 			ew_operand x, y;
 			bool min;
+			int below; /* SOFTMAX: k_softmax's */
 		} copy;
+		struct {               /* ref: those of call[0], then of call[1] ... in iteration 0 */
+			int64_t count; /* iterations, in any order, each on one thread */
+			int n;
+			struct soft_call *call;
+			int64_t *step;   /* by ref: bytes from one iteration to the next, or, */
+			bool *by_worker; /* where this is true, from one thread to the next */
+		} loop;
 	} u;
 } soft_call;
 
@@ -208,9 +237,10 @@ typedef struct soft_device {
 	void *scratch;
 	size_t scratch_size; /* shared: calls run one after the other */
 	void *stage;
-	size_t stage_size; /* outputs that are bound over inputs */
-	bool no_fusion;    /* for tests: every node is its own call */
-	an_status status;  /* of the last run */
+	size_t stage_size;  /* outputs that are bound over inputs */
+	bool no_fusion;     /* for tests: every node is its own call */
+	int64_t loop_flops; /* an iteration of a loop is worth its calls from so many FLOPs on; tests set 0 */
+	an_status status;   /* of the last run */
 } soft_device;
 
 /* The lowered function while it is compiled; all of it lives in `tmp`. */
@@ -244,6 +274,8 @@ an_status soft_lower(soft_fn *s);
  * 2], padded and with one more column if ow is odd, and a bias of [1][groups][out_ch / groups][1] or -1. */
 bool soft_is_winograd(const soft_fn *s, const conv_spec *c, k_type type);
 int soft_add_winograd(soft_fn *s, const conv_spec *c, int x, int w, int bias);
+/* triangle.c */
+an_status soft_find_triangles(soft_fn *s);
 /* place.c */
 an_status soft_place_values(soft_fn *s);
 an_status soft_add_storage(soft_fn *s, storage_kind kind, int port, int64_t bytes, int *out);
@@ -256,6 +288,8 @@ bool soft_group_code(const soft_fn *s, int first, soft_code *code);
 an_status soft_fuse(soft_fn *s);
 /* emit.c */
 an_status soft_emit(soft_fn *s, soft_exe *e, arena *a);
+/* loop.c */
+an_status soft_loop(soft_fn *s, soft_exe *e, arena *a);
 /* plan.c */
 an_status soft_plan(soft_fn *s, soft_exe *e, arena *a);
 /* run.c */
@@ -266,5 +300,8 @@ an_status soft_wait(an_call *c);
 an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want);
 /* dump.c */
 an_status soft_dump(const an_executable *e, str *out);
+int soft_kernels(const an_executable *e);
+an_status soft_kernel(an_executable *e, int i, an_kernel *out);
+void soft_reset_times(an_executable *e);
 
 #endif

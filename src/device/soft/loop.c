@@ -1,0 +1,380 @@
+/* Calls that go through the same heads, or whatever else is along an outer axis, become a loop over it.
+ *
+ * In attention a head's scores are made, masked, turned into probabilities and multiplied with its values,
+ * and no head sees another.  One call after the other writes all heads' scores to memory and reads them
+ * again; a loop over heads with these calls inside keeps a head's in the second-level cache, needs them for
+ * as many heads as there are threads only, and lets threads meet once.
+ *
+ * Requires: calls in the order of execution, with places but no addresses (emit.c).  A run of calls becomes a
+ * loop if each has an axis of the loop's length along which it neither sums nor repeats a
+ * result, and if what one of them writes, another reads and writes in the same iteration only.
+ * Breaks: e->call[i] may be a CALL_LOOP.  Bits do not change: an iteration computes what the whole call did
+ * for its part, with the same kernels. */
+#include "device/soft/soft.h"
+
+enum { AXES = GEMM_BATCH_DIMS + 2 };
+_Static_assert((int)AXES <= (int)SOFT_RANK, "a matrix has no more axes than a value");
+
+/* How a call goes through one of its operands. */
+typedef struct access {
+	int64_t size;        /* of an element */
+	bool written, whole; /* whole: scratch, of which an iteration needs all */
+	int64_t stride[SOFT_RANK];
+} access;
+
+typedef struct looper {
+	soft_fn *s;
+	soft_exe *e;
+	arena *a;
+	int64_t count; /* of the loop that is tried */
+	/* by storage, in the loop that is tried: */
+	int *seen; /* number of the loop in which the rest is valid */
+	int64_t *step;
+	bool *written, *confined; /* confined: all is within one iteration's part */
+	int round;
+} looper;
+
+/* ---- Calls by axis ------------------------------------------------------------------- */
+
+/* The axes over which a call could be a loop; those of batches, or of its index space. */
+static int axes_of(const soft_call *c, const int64_t **dim)
+{
+	switch (c->kind) {
+	case CALL_EWISE:
+	case CALL_REDUCE: *dim = c->u.ew.prog.dim; return c->u.ew.prog.rank;
+	case CALL_GEMM: *dim = c->u.gemm.args.batch; return c->u.gemm.args.nbatch;
+	case CALL_LOOP: return 0;
+	default: *dim = c->u.copy.dim; return c->u.copy.rank;
+	}
+}
+
+/* Operand r of a call, and the length of each of its axes; axes 0 .. axes_of() come first. */
+static int operand_access(const soft_call *c, int r, access *out, int64_t *dim)
+{
+	*out = (access){.size = 1};
+	switch (c->kind) {
+	case CALL_EWISE:
+	case CALL_REDUCE: {
+		const ew_program *p = &c->u.ew.prog;
+		const bool result = r == p->noperands;
+		const ew_operand *x = result ? &c->u.ew.out : &c->u.ew.operand[r];
+		out->size = (int64_t)k_type_size(x->type);
+		out->written = result;
+		for (int i = 0; i < p->ninstr; i++)
+			out->written |= p->instr[i].op == EW_STORE && p->instr[i].dst == r;
+		for (int d = 0; d < p->rank; d++) {
+			dim[d] = p->dim[d];
+			out->stride[d] = result && c->u.ew.mask >> d & 1 ? 0 : x->stride[d];
+		}
+		return p->rank;
+	}
+	case CALL_GEMM: {
+		const k_gemm_args *g = &c->u.gemm.args;
+		const k_matrix *const operand[] = {&g->a, &g->b, &g->c, &g->bias};
+		const int n = c->u.gemm.biased ? 4 : 3;
+		if ((out->whole = r >= n))
+			return 0;
+		const k_matrix *x = operand[r];
+		out->size = (int64_t)k_type_size(x->type);
+		out->written = r == 2;
+		for (int d = 0; d < g->nbatch; d++) {
+			dim[d] = g->batch[d];
+			out->stride[d] = x->bs[d];
+		}
+		dim[g->nbatch] = r == 1 ? g->k : g->m;
+		dim[g->nbatch + 1] = r == 0 ? g->k : g->n;
+		out->stride[g->nbatch] = x->rs;
+		out->stride[g->nbatch + 1] = x->cs;
+		return g->nbatch + 2;
+	}
+	default: {
+		const ew_operand *x = r ? &c->u.copy.y : &c->u.copy.x;
+		out->size = (int64_t)k_type_size(x->type);
+		out->written = r == 1;
+		for (int d = 0; d < c->u.copy.rank; d++) {
+			dim[d] = c->u.copy.dim[d];
+			out->stride[d] = x->stride[d];
+		}
+		return c->u.copy.rank;
+	}
+	}
+}
+
+/* Whether a call sums, sorts or looks along one of its axes.  A sum's order follows its axes in memory: it is
+ * sure to stay what it is only without an outermost one. */
+static bool is_bound(const soft_call *c, int axis)
+{
+	if (c->kind == CALL_REDUCE) {
+		for (int r = 0; r < c->u.ew.prog.noperands; r++) {
+			const int64_t *stride = c->u.ew.operand[r].stride;
+			for (int d = 0; d < c->u.ew.prog.rank; d++)
+				if (stride[axis] && stride[d] > stride[axis])
+					return true;
+		}
+		return c->u.ew.mask >> axis & 1;
+	}
+	if (c->kind == CALL_SOFTMAX && c->u.copy.below == axis)
+		return true;
+	return (c->kind == CALL_SOFTMAX || c->kind == CALL_ARG) && c->u.copy.axis == axis;
+}
+
+/* The bytes that operand r touches in one iteration, from its reference on; false: strides go back. */
+static bool footprint(const soft_call *c, int r, int axis, int64_t *step, int64_t *bytes, bool *written)
+{
+	access x;
+	int64_t dim[SOFT_RANK];
+	const int rank = operand_access(c, r, &x, dim);
+	*step = 0;
+	*bytes = x.size;
+	*written = x.written;
+	for (int d = 0; d < rank; d++) {
+		if (x.stride[d] < 0)
+			return false;
+		if (d == axis)
+			*step = x.stride[d] * x.size;
+		else
+			*bytes += (dim[d] - 1) * x.stride[d] * x.size;
+	}
+	return true;
+}
+
+static bool is_whole(const soft_call *c, int r)
+{
+	access x;
+	int64_t dim[SOFT_RANK];
+	operand_access(c, r, &x, dim);
+	return x.whole;
+}
+
+/* Whether call c can be an iteration's along `axis`, beside those that are in the loop already. */
+static bool agrees(looper *l, const soft_call *c, int axis)
+{
+	for (int r = 0; r < c->nrefs; r++) {
+		int64_t step, bytes;
+		bool written;
+		const int i = c->storage[r];
+		if (is_whole(c, r))
+			continue;
+		if (!footprint(c, r, axis, &step, &bytes, &written) || (written && step == 0))
+			return false;
+		const bool confined = step > 0 && c->ref[r].offset + bytes <= step;
+		if (l->seen[i] != l->round)
+			continue;
+		if ((written || l->written[i]) && !(confined && l->confined[i] && step == l->step[i]))
+			return false;
+	}
+	return true;
+}
+
+static void note(looper *l, const soft_call *c, int axis)
+{
+	for (int r = 0; r < c->nrefs; r++) {
+		int64_t step, bytes;
+		bool written;
+		const int i = c->storage[r];
+		if (is_whole(c, r) || !footprint(c, r, axis, &step, &bytes, &written))
+			continue;
+		const bool confined = step > 0 && c->ref[r].offset + bytes <= step;
+		if (l->seen[i] != l->round) {
+			l->seen[i] = l->round;
+			l->step[i] = step;
+			l->written[i] = false;
+			l->confined[i] = true;
+		}
+		l->written[i] |= written;
+		l->confined[i] &= confined && step == l->step[i];
+	}
+}
+
+/* The axis along which c can join the loop, -1: none.  Outer axes come first. */
+static int join(looper *l, const soft_call *c)
+{
+	const int64_t *dim = NULL;
+	const int n = axes_of(c, &dim);
+	for (int d = 0; d < n; d++)
+		if (dim[d] == l->count && !is_bound(c, d) && agrees(l, c, d)) {
+			/* two operands of one call may be the same storage */
+			l->round++;
+			note(l, c, d);
+			bool alone = agrees(l, c, d);
+			l->round--;
+			return alone ? d : -1;
+		}
+	return -1;
+}
+
+/* ---- Making a loop --------------------------------------------------------------------- */
+
+static void drop_axis(int64_t *x, int axis, int rank)
+{
+	for (int d = axis; d + 1 < rank; d++)
+		x[d] = x[d + 1];
+}
+
+/* Call c without one of its axes: what one iteration does. */
+static void narrow(soft_call *c, int axis)
+{
+	switch (c->kind) {
+	case CALL_EWISE:
+	case CALL_REDUCE: {
+		ew_program *p = &c->u.ew.prog;
+		for (int i = 0; i < p->noperands; i++)
+			drop_axis(c->u.ew.operand[i].stride, axis, p->rank);
+		drop_axis(c->u.ew.out.stride, axis, p->rank);
+		drop_axis(p->dim, axis, p->rank);
+		const uint32_t below = (1u << axis) - 1;
+		c->u.ew.mask = (c->u.ew.mask & below) | (c->u.ew.mask >> 1 & ~below);
+		if (--p->rank == 0)
+			p->dim[p->rank++] = 1; /* strides along it do not matter */
+		return;
+	}
+	case CALL_GEMM: {
+		k_gemm_args *g = &c->u.gemm.args;
+		k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
+		for (int i = 0; i < LENGTH(all); i++) {
+			drop_axis(all[i]->bs, axis, g->nbatch);
+			all[i]->bs[g->nbatch - 1] = 0;
+		}
+		drop_axis(g->batch, axis, g->nbatch--);
+		return;
+	}
+	default:
+		drop_axis(c->u.copy.x.stride, axis, c->u.copy.rank);
+		drop_axis(c->u.copy.y.stride, axis, c->u.copy.rank);
+		drop_axis(c->u.copy.dim, axis, c->u.copy.rank);
+		c->u.copy.axis -= c->u.copy.axis > axis;
+		c->u.copy.below -= c->u.copy.below > axis;
+		if (--c->u.copy.rank == 0)
+			c->u.copy.dim[c->u.copy.rank++] = 1;
+	}
+}
+
+/* Storages that only the loop touches hold one iteration's part for each thread. */
+static void confine(looper *l, int first, int end)
+{
+	const soft_exe *e = l->e;
+	const int threads = l->s->ctx->threads;
+	for (int i = 0; i < (int)l->s->nstorages; i++) {
+		soft_storage *st = &l->s->storages[i];
+		if (l->seen[i] == l->round &&
+		    (st->kind != STORE_SCRATCH || !l->written[i] || !l->confined[i]))
+			l->seen[i] = 0;
+	}
+	for (int i = 0; i < e->ncalls; i++)
+		for (int r = 0; (i < first || i >= end) && r < e->call[i].nrefs; r++)
+			l->seen[e->call[i].storage[r]] = 0;
+	for (int i = 0; i < (int)l->s->nstorages; i++)
+		if (l->seen[i] == l->round && l->count > threads) {
+			l->step[i] = (l->step[i] + 63) / 64 * 64;
+			l->s->storages[i].bytes = l->step[i] * threads;
+		} else {
+			l->seen[i] = 0;
+		}
+}
+
+/* Calls [first, end), which agreed on axis[], become one. */
+static an_status make_loop(looper *l, int first, int end, const int *axis)
+{
+	soft_exe *e = l->e;
+	const int n = end - first, threads = l->s->ctx->threads;
+	soft_call loop = {.kind = CALL_LOOP};
+	loop.u.loop.count = l->count;
+	loop.u.loop.n = n;
+	loop.u.loop.call = arena_copy(l->a, &e->call[first], (size_t)n * sizeof(soft_call));
+	int refs = 0;
+	for (int i = first; i < end; i++)
+		refs += e->call[i].nrefs;
+	loop.ref = arena_array(l->a, (size_t)refs, sizeof *loop.ref);
+	loop.storage = arena_array(l->a, (size_t)refs, sizeof *loop.storage);
+	loop.u.loop.step = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.step);
+	loop.u.loop.by_worker = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.by_worker);
+	if (!loop.u.loop.call || !loop.ref || !loop.storage || !loop.u.loop.step || !loop.u.loop.by_worker)
+		return fail_memory(l->s->ctx, 0);
+	confine(l, first, end);
+	for (int i = 0; i < n; i++) {
+		soft_call *c = &loop.u.loop.call[i];
+		for (int r = 0; r < c->nrefs; r++) {
+			const int at = loop.nrefs++;
+			int64_t bytes;
+			bool written;
+			loop.ref[at] = c->ref[r];
+			loop.storage[at] = c->storage[r];
+			if (is_whole(c, r)) {
+				k_gemm_args g = c->u.gemm.args;
+				soft_storage *st = &l->s->storages[c->storage[r]];
+				const int64_t one =
+				    ((int64_t)k_gemm_scratch(c->u.gemm.row, &g, 1) + 63) / 64 * 64;
+				st->bytes = one * threads;
+				loop.u.loop.step[at] = one;
+				loop.u.loop.by_worker[at] = true;
+				continue;
+			}
+			footprint(c, r, axis[i], &loop.u.loop.step[at], &bytes, &written);
+			if (l->seen[c->storage[r]] == l->round) {
+				loop.u.loop.step[at] = l->step[c->storage[r]];
+				loop.u.loop.by_worker[at] = true;
+			}
+		}
+		loop.op = c->op;
+		loop.nodes += c->nodes;
+		loop.flops += c->flops;
+		loop.bytes += c->bytes;
+	}
+	for (int i = 0; i < n; i++)
+		narrow(&loop.u.loop.call[i], axis[i]);
+	e->call[first] = loop;
+	memmove(&e->call[first + 1], &e->call[end], (size_t)(e->ncalls - end) * sizeof *e->call);
+	e->ncalls -= n - 1;
+	return AN_OK;
+}
+
+/* Whether `count` iterations keep all threads busy to the end. */
+static bool balanced(int64_t count, int threads) { return count % threads == 0 || count >= 4 * threads; }
+
+/* The longest loop around call `seed`, a product with batches. */
+static an_status loop_around(looper *l, int seed, int *axis, int *next)
+{
+	const soft_exe *e = l->e;
+	const soft_call *c = &e->call[seed];
+	const int64_t *dim;
+	int first = seed, end = seed + 1;
+	*next = end;
+	if (c->kind != CALL_GEMM || axes_of(c, &dim) == 0 || dim[0] < 2 ||
+	    !balanced(dim[0], l->s->ctx->threads) || c->flops / dim[0] < l->s->dev->loop_flops)
+		return AN_OK;
+	l->count = dim[0];
+	l->round += 2;
+	if ((axis[seed] = join(l, c)) < 0)
+		return AN_OK;
+	note(l, c, axis[seed]);
+	while (end < e->ncalls && (axis[end] = join(l, &e->call[end])) >= 0) {
+		note(l, &e->call[end], axis[end]);
+		end++;
+	}
+	while (first > e->nearly && (axis[first - 1] = join(l, &e->call[first - 1])) >= 0) {
+		first--;
+		note(l, &e->call[first], axis[first]);
+	}
+	*next = end;
+	if (end - first == 1)
+		return AN_OK;
+	*next = first + 1;
+	return make_loop(l, first, end, axis + first);
+}
+
+an_status soft_loop(soft_fn *s, soft_exe *e, arena *a)
+{
+	looper l = {.s = s,
+		    .e = e,
+		    .a = a,
+		    .seen = arena_array(s->tmp, s->nstorages + 1, sizeof(int)),
+		    .step = arena_array(s->tmp, s->nstorages + 1, sizeof(int64_t)),
+		    .written = arena_array(s->tmp, s->nstorages + 1, sizeof(bool)),
+		    .confined = arena_array(s->tmp, s->nstorages + 1, sizeof(bool))};
+	int *axis = arena_array(s->tmp, (size_t)e->ncalls + 1, sizeof *axis);
+	if (!l.seen || !l.step || !l.written || !l.confined || !axis)
+		return fail_memory(s->ctx, 0);
+	for (int i = e->nearly; i < e->ncalls && !s->dev->no_fusion;)
+		TRY(loop_around(&l, i, axis, &i));
+	return AN_OK;
+}
