@@ -20,7 +20,7 @@ install: all
 	cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
-	rm -rf $(BUILD) build-sanitize build-fuzz build-bench
+	rm -rf $(BUILD) build-sanitize build-fuzz build-bench build-mac
 
 format:
 	clang-format-14 -i $$(scripts/sources)

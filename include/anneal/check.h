@@ -42,6 +42,102 @@ typedef enum an_verdict {
 } an_verdict;
 AN_API an_verdict an_fingerprint_verdict(const an_recipe *r, const an_published *p, double measured);
 
+/* ---- Single results ----------------------------------------------------------------- */
+
+/* A single result that was published of chips, as a program of fp16.  Values are written as in C, "4*x"
+ * stands for "x x x x" and "2*(x y)" for "x y x y"; "#7e00" is the number of these bits. */
+typedef struct an_case {
+	const char *kind;  /* "contraction" */
+	const char *op;    /* MIL name of the operation */
+	const char *x, *y; /* operands; contractions: the sum of x * y; slices: y is axis and first element.
+			    * y may be NULL */
+	const char *bias;  /* of a contraction; NULL: none */
+	const char *want;  /* the first elements of the result; where it is a decimal number with a point: the
+			    * result, printed with as many digits */
+	const char *numerics;  /* profiles, also with choices, that give `want`: "m1 m4,rounding=even" */
+	const char *published; /* what was measured on the profile's chip, where no rule is known that gives
+				* it and `want` is another; else NULL */
+	const char *source;    /* who has measured it on which chip */
+} an_case;
+/* By index; false after the last. */
+AN_API bool an_case_at(int i, an_case *out);
+/* Whether `numerics` is one of those that give `want`, in the same words. */
+AN_API bool an_case_holds(const an_case *c, const char *numerics);
+
+#define AN_CASE_MOST 16
+typedef struct an_case_result {
+	int n;                      /* elements that are looked at */
+	uint16_t got[AN_CASE_MOST]; /* fp16 */
+	int where;                  /* the first that is not as wanted (any NaN is one); -1: none */
+	bool as_published;          /* all are what an_case.published says */
+} an_case_result;
+AN_API an_status an_case_run(an_device *d, int i, an_case_result *out);
+/* Element i of the result. */
+AN_API double an_case_value(const an_case_result *r, int i);
+
+/* ---- Probing a device ----------------------------------------------------------------- */
+
+/* All that is known of a chip, tried out on a device, item by item: the engine's habits (an_quirk_at), the
+ * cases above, the choices of the rules of arithmetic, fingerprints, and times.  An item depends on no other,
+ * so that a device that compiles no more in one process is probed by several, and one that ends the process
+ * by some. */
+typedef enum an_probe_group {
+	AN_PROBE_HABIT, /* not for "soft" */
+	AN_PROBE_CASE,
+	AN_PROBE_CHOICE,
+	AN_PROBE_FINGERPRINT,
+	AN_PROBE_SPEED
+} an_probe_group;
+
+typedef enum an_probe_verdict {
+	AN_PROBE_AGREES, /* with what is known of the chip */
+	AN_PROBE_DIFFERS,
+	AN_PROBE_UNKNOWN, /* nothing is known, or nothing tells; speed: measured */
+	AN_PROBE_FAILED   /* could not be tried; `observed` says why */
+} an_probe_verdict;
+
+typedef struct an_probe_options {
+	const char *device, *numerics, *quirks, *libraries; /* as in an_device_options; must live as long */
+	const char
+	    *chip; /* the profile to compare with; NULL: the device's own, or "m4" where it does not say */
+} an_probe_options;
+
+typedef struct an_probe_info {
+	const char *device, *numerics, *isa; /* as in an_device_info */
+	const char *chip;                    /* compared with */
+	bool assumed;                        /* the device did not say which chip it is */
+	const char *system;                  /* processor, model, operating system */
+} an_probe_info;
+
+typedef struct an_probe_item {
+	an_probe_group group;
+	char id[80];    /* "ordered_names" */
+	char text[400]; /* in a sentence */
+	const char *evidence;
+} an_probe_item;
+
+typedef struct an_probe_result {
+	an_probe_verdict verdict;
+	char expected[200]; /* of this chip; "": nothing is known */
+	char observed[600];
+	double value, reference; /* a measurement, and the published one; NAN: none */
+	const char *unit;        /* of both: "s" */
+	double seconds;          /* that the item took */
+} an_probe_result;
+
+typedef struct an_probe an_probe;
+AN_API an_status an_probe_open(an_ctx *ctx, const an_probe_options *opt, an_probe **out);
+AN_API void an_probe_close(an_probe *p);
+AN_API void an_probe_get_info(const an_probe *p, an_probe_info *out);
+/* Items by index; false after the last. */
+AN_API bool an_probe_at(const an_probe *p, int i, an_probe_item *out);
+/* Names: "habit", "case", "choice", "fingerprint", "speed"; NULL after the last. */
+AN_API const char *an_probe_group_name(int group);
+/* "agrees", "differs", "unknown", "failed" */
+AN_API const char *an_probe_verdict_name(an_probe_verdict v);
+/* Tries item i.  AN_BUDGET: only in a new process; whatever else the device says is a result. */
+AN_API an_status an_probe_run(an_probe *p, int i, an_probe_result *out);
+
 /* ---- Two arrays --------------------------------------------------------------------- */
 
 /* Bins of distances in units in the last place: 0, 1, 2, 3-4, 5-8, ..., 513-1024, more. */

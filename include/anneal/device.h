@@ -20,7 +20,8 @@ typedef struct an_call an_call; /* an executable with buffers bound to its names
  * there; "ane:objc" is the route through its Objective-C classes, "ane:e5rt" that through the C functions of
  * Espresso. */
 typedef struct an_device_options {
-	const char *name;     /* "soft" (default), "ane", "ane:objc" */
+	const char *name; /* "soft" (default), "ane", "ane:objc"; "auto": "ane" where there is one, which then
+			   * has its own arithmetic whatever `numerics` says, else "soft" */
 	const char *numerics; /* soft: "ieee" (default), "fast", "m4", "m4,RULE=CHOICE": anneal/ane.h lists
 			       * them; else NULL */
 	const char

@@ -127,7 +127,10 @@ AN_API an_status an_trainer_new(an_device *d, const an_model *m, const an_data *
 				const an_train_options *opt, const float *block, an_trainer **out);
 AN_API void an_trainer_free(an_trainer *t);
 /* All updates that are left, with evaluations, reports, metrics and checkpoints.  AN_INTERRUPTED: the
- * report callback asked to stop. */
+ * report callback asked to stop.  AN_BUDGET: the device compiles nothing more in this process; with a folder
+ * a checkpoint was written, and the training resumed in a new process goes on with the bits it would have
+ * had. AN_DEVICE also: a single update takes more compiles than the device allows, so that a new process
+ * would come no further. */
 AN_API an_status an_trainer_run(an_trainer *t);
 /* One update and nothing else. */
 AN_API an_status an_trainer_step(an_trainer *t);

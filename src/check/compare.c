@@ -9,6 +9,7 @@
  * shows what every operation adds by itself. */
 #include "anneal/check.h"
 
+#include "check/session.h"
 #include "pass/pass.h"
 
 #include <math.h>
@@ -17,59 +18,14 @@
 
 /* ---- Running ------------------------------------------------------------------------- */
 
-/* A function compiled for a device, with a buffer for every port. */
-typedef struct session {
-	an_device *device;
-	an_executable *exe;
-	an_call *call;
-	an_buffer **in, **out;
-	int nin, nout;
-} session;
-
-/* Opens what session_close takes down, also after a failure. */
-static an_status session_open(session *s, an_device *d, an_function *f, arena *a)
+static an_status fill_from(an_buffer *to, an_buffer *from)
 {
-	an_type t;
-	const char *name;
-	*s = (session){.device = d};
-	s->in = arena_array(a, (size_t)an_function_inputs(f) + 1, sizeof(*s->in));
-	s->out = arena_array(a, (size_t)an_function_outputs(f) + 1, sizeof(*s->out));
-	if (!s->in || !s->out)
-		return fail_memory(a->ctx, 0);
-	TRY(an_compile(d, f, &s->exe));
-	TRY(an_call_new(s->exe, &s->call));
-	for (; (name = an_executable_input(s->exe, s->nin, &t)); s->nin++) {
-		TRY(an_buffer_new(d, &t, &s->in[s->nin]));
-		TRY(an_call_bind(s->call, name, s->in[s->nin]));
-	}
-	for (; (name = an_executable_output(s->exe, s->nout, &t)); s->nout++) {
-		TRY(an_buffer_new(d, &t, &s->out[s->nout]));
-		TRY(an_call_bind(s->call, name, s->out[s->nout]));
-	}
-	return AN_OK;
-}
-
-static void session_close(session *s)
-{
-	an_call_free(s->call);
-	for (int i = 0; s->in && i <= s->nin && s->in[i]; i++)
-		an_buffer_free(s->in[i]);
-	for (int i = 0; s->out && i <= s->nout && s->out[i]; i++)
-		an_buffer_free(s->out[i]);
-	an_executable_free(s->exe);
-	*s = (session){0};
-}
-
-static void fill(an_buffer *to, const void *from)
-{
-	memcpy(an_buffer_map(to), from, an_type_bytes(an_buffer_type(to)));
-	an_buffer_unmap(to);
-}
-
-static void fill_from(an_buffer *to, an_buffer *from)
-{
-	fill(to, an_buffer_map(from));
+	const void *memory = an_buffer_map(from);
+	if (!memory)
+		return AN_DEVICE;
+	an_status s = buffer_fill(to, memory);
 	an_buffer_unmap(from);
+	return s;
 }
 
 static void diff(an_buffer *a, an_buffer *b, an_difference *out)
@@ -230,7 +186,7 @@ static an_status run_watched(search *w, const stretch *t, session *two)
 	for (int side = 0; s == AN_OK && side < 2; side++) {
 		s = session_open(&two[side], w->device[side], watch, w->tmp);
 		for (int i = 0; s == AN_OK && i < two[side].nin; i++)
-			fill(two[side].in[i], w->inputs[i]);
+			s = buffer_fill(two[side].in[i], w->inputs[i]);
 		if (s == AN_OK)
 			s = an_call_run(two[side].call);
 		for (int i = t->first_result; s == AN_OK && i < t->nseen; i++) {
@@ -255,9 +211,9 @@ static an_status run_isolated(search *w, stretch *t, const session *a, session *
 		for (int i = 0; s == AN_OK && i < t->nread; i++) {
 			const mil_value *v = &w->f->values[t->read[i]];
 			if (v->op < 0)
-				fill(two[side].in[i], w->inputs[v->result]);
+				s = buffer_fill(two[side].in[i], w->inputs[v->result]);
 			else
-				fill_from(two[side].in[i], a->out[t->slot[t->read[i]]]);
+				s = fill_from(two[side].in[i], a->out[t->slot[t->read[i]]]);
 		}
 		if (s == AN_OK)
 			s = an_call_run(two[side].call);
@@ -333,7 +289,7 @@ static an_status compare_outputs(search *w)
 		session *s = &w->whole[side];
 		TRY(session_open(s, w->device[side], w->f, w->tmp));
 		for (int i = 0; i < s->nin; i++)
-			fill(s->in[i], w->inputs[i]);
+			TRY(buffer_fill(s->in[i], w->inputs[i]));
 		TRY(an_call_run(s->call));
 	}
 	for (size_t i = 0; i < f->noutputs; i++) {

@@ -53,10 +53,14 @@ void cli_usage(const char *fmt, ...)
 
 void cli_check(an_ctx *ctx, an_status s)
 {
-	if (s != AN_OK) {
-		const char *message = an_message(ctx);
-		cli_fail("%s", *message ? message : an_status_name(s));
-	}
+	if (s == AN_OK)
+		return;
+	const char *message = an_message(ctx);
+	if (s == AN_BUDGET) /* where going on is possible, it is not left to this function */
+		cli_fail("%s; but this is a new process: it needs an engine that takes more (--quirks "
+			 "compile_budget=NUMBER, or =off)",
+			 message);
+	cli_fail("%s", *message ? message : an_status_name(s));
 }
 
 void cli_check_name(an_ctx *ctx, an_status s)
@@ -236,12 +240,13 @@ const char *cli_numerics_name(int i)
 
 an_device *cli_open_device(an_ctx *ctx, const cli_device *d, const char *default_numerics)
 {
-	/* other devices than "soft" have their own arithmetic */
-	bool soft = !d->device || !strcmp(d->device, "soft");
-	an_device_options opt = {.name = d->device,
-				 .numerics = d->numerics ? d->numerics
-					     : soft      ? default_numerics
-							 : NULL,
+	/* other devices than "soft" have their own arithmetic; who chooses one asks for "soft" */
+	bool choose = d->device && !strcmp(d->device, "auto"),
+	     soft = !d->device || !strcmp(d->device, "soft");
+	an_device_options opt = {.name = choose && d->numerics ? "soft" : d->device,
+				 .numerics = d->numerics      ? d->numerics
+					     : soft || choose ? default_numerics
+							      : NULL,
 				 .quirks = d->quirks,
 				 .libraries = d->libraries,
 				 .count_beside = d->count_beside};

@@ -22,7 +22,7 @@ typedef struct cli_command {
 
 /* ORDER COMMANDS: main.c lists them. */
 extern const cli_command cmd_train, cmd_generate, cmd_eval, cmd_run, cmd_lint, cmd_grad, cmd_plan,
-    cmd_compare, cmd_fingerprint, cmd_bench, cmd_ops;
+    cmd_compare, cmd_fingerprint, cmd_probe, cmd_bench, cmd_ops;
 
 /* ---- Options ---------------------------------------------------------------------- */
 
@@ -66,7 +66,10 @@ const char *cli_numerics_name(int i); /* of profile i; NULL after the last */
 	{.help = "Device"}, \
 	{"numerics", "PROFILE", "; \"anneal ops --numerics\" explains them (default " default_numerics ")", \
 	 .names = cli_numerics_name, .text = &(d).numerics}, \
-	{"device", "NAME", "where programs run: soft (default), or ane, Apple's Neural Engine", .text = &(d).device}, \
+	{"device", "NAME", "soft (default); ane or ane:ROUTE, Apple's Neural Engine; auto, ane where there is one", .text = &(d).device}, \
+	CLI_ENGINE_OPTIONS(d)
+/* Of these, what does not choose the device. */
+#define CLI_ENGINE_OPTIONS(d) \
 	{"quirks", "LIST", "ane: habits of the engine to meet, e.g. equal_size=on,min_width=32", .text = &(d).quirks}, \
 	{"count-beside", NULL, "ane: count losses on the software engine beside it (slow)", .flag = &(d).count_beside}, \
 	{"libraries", "DIR", "ane: folder with stand-ins for Apple's libraries (for tests)", .text = &(d).libraries}, \
@@ -146,6 +149,18 @@ void cli_close_model(cli_trained *m);
 
 /* "5,9,2" -> ids, each in [0, vocab). */
 int32_t *cli_ids(const char *option, const char *text, int32_t vocab, size_t *n);
+
+/* ---- This program again ---------------------------------------------------------------- */
+
+/* The path of this program. */
+const char *cli_self(void);
+/* Replaces this process by "anneal WORD OPTION ARGV[1] ..." (option: NULL: none), which cli_carried gives
+ * `carried`.  SIGINT and
+ * SIGTERM wait until that calls cli_accept_signals. */
+_Noreturn void cli_again(const char *word, const char *option, int argc, char **argv, const char *carried);
+/* What the process before gave; NULL: there was none.  Freed with free(). */
+char *cli_carried(void);
+void cli_accept_signals(void);
 
 /* ---- Output ------------------------------------------------------------------------- */
 

@@ -12,11 +12,10 @@ const cli_command cmd_compare = {
     .operands = "A B PROGRAM.mil",
     .summary = "run a program in two profiles, or on two devices, and say where they differ",
     .details =
-	"A and B are numerics of the software engine (ieee, m4, m4,reduce=tiled, ...) or devices.  For "
-	"every\n"
-	"output: how many elements are equal, the distances of the others in units in the last place, and\n"
-	"relative errors.  Then the first operation whose result differs, and the one that differs most by\n"
-	"itself: when both compute it from the values that A has.",
+	"A and B are numerics of the software engine (ieee, m4, m4,reduce=tiled, ...) or devices (soft,\n"
+	"ane, ane:objc, auto).  For every output: how many elements are equal, the distances of the others\n"
+	"in units in the last place, and relative errors.  Then the first operation whose result differs,\n"
+	"and the one that differs most by itself: when both compute it from the values that A has.",
     .example = "anneal compare ieee m4 examples/layer.mil --random 1",
     .run = run,
 };
@@ -178,13 +177,16 @@ static void print_json(const char *a, const char *b, const an_comparison *c, boo
 /* ---- The command -------------------------------------------------------------------------- */
 
 /* Numerics of the software engine, or else a device. */
-static an_device *open_side(an_ctx *ctx, const char *name)
+static an_device *open_side(an_ctx *ctx, const cli_device *given, const char *name)
 {
 	an_device *d;
 	an_status s = an_device_open(ctx, &(an_device_options){.numerics = name}, &d);
 	if (s == AN_USAGE) {
 		char *why = cli_format("%s", an_message(ctx));
-		s = an_device_open(ctx, &(an_device_options){.name = name}, &d);
+		s = an_device_open(ctx,
+				   &(an_device_options){
+				       .name = name, .quirks = given->quirks, .libraries = given->libraries},
+				   &d);
 		if (s == AN_USAGE)
 			cli_usage("\"%s\" is neither numerics nor a device: %s; %s", name, why,
 				  an_message(ctx));
@@ -214,8 +216,7 @@ static int run(int argc, char **argv)
 		{"outputs-only", NULL, "do not look for the operations that differ", .flag = &opt.outputs_only},
 		{"ops", NULL, "print every operation", .flag = &ops},
 		{"json", NULL, "print a JSON object", .flag = &json},
-		{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &d.threads},
-		{"isa", "SETS", "instruction sets to use (default: all)", .text = &d.isa},
+		CLI_ENGINE_OPTIONS(d),
 	};
 	/* clang-format on */
 	int first = CLI_PARSE(&cmd_compare, rows, argc, argv);
@@ -227,7 +228,7 @@ static int run(int argc, char **argv)
 	cli_inputs_open(&in);
 
 	an_ctx *ctx = cli_open_ctx(&d);
-	an_device *a = open_side(ctx, argv[first]), *b = open_side(ctx, argv[first + 1]);
+	an_device *a = open_side(ctx, &d, argv[first]), *b = open_side(ctx, &d, argv[first + 1]);
 	an_program *p;
 	cli_check(ctx, an_program_read(ctx, argv[first + 2], &p));
 	an_function *f = an_program_function(p, name);

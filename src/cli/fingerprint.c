@@ -48,11 +48,20 @@ static bool has_figures(const char *chip)
 static subject *open_subjects(an_ctx *ctx, const cli_device *d, const char *chip, int *n)
 {
 	an_numerics_profile_info p;
+	an_device_info info = {0};
+	an_device *device = NULL;
 	int profiles = 0;
-	bool soft = !d->device || !strcmp(d->device, "soft");
-	bool all = d->numerics ? !strcmp(d->numerics, "all") : soft;
-	if (all && !soft)
+	bool all = d->numerics && !strcmp(d->numerics, "all");
+	if (all && d->device && strcmp(d->device, "soft"))
 		cli_usage("--numerics all: only the software engine has profiles");
+	if (!all && (d->device || d->numerics)) {
+		device = cli_open_device(ctx, d, NULL);
+		an_device_get_info(device, &info);
+	}
+	if (!d->numerics && (!device || !strcmp(info.name, "soft"))) {
+		all = true;
+		an_device_close(device);
+	}
 	while (an_numerics_profile(profiles, &p))
 		profiles++;
 	subject *s = cli_alloc((size_t)profiles + 1, sizeof *s);
@@ -60,17 +69,12 @@ static subject *open_subjects(an_ctx *ctx, const cli_device *d, const char *chip
 	for (int i = 0; all && an_numerics_profile(i, &p); i++) {
 		if (!has_figures(p.name))
 			continue;
-		cli_device one = *d;
-		one.numerics = p.name;
+		cli_device one = {.numerics = p.name};
 		s[(*n)++] = (subject){cli_open_device(ctx, &one, NULL), p.name, chip ? chip : p.name};
 	}
 	if (!all) {
-		an_device_info info;
-		s[0].device = cli_open_device(ctx, d, NULL);
-		an_device_get_info(s[0].device, &info);
-		s[0].name = info.numerics ? info.numerics : info.name;
-		s[0].chip = chip ? chip : s[0].name;
-		*n = 1;
+		const char *name = info.numerics ? info.numerics : info.name;
+		s[(*n)++] = (subject){device, name, chip ? chip : name};
 	}
 	return s;
 }

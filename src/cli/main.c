@@ -4,9 +4,9 @@
 #include <errno.h>
 #include <string.h>
 
-static const cli_command *const commands[] = {&cmd_train,       &cmd_generate, &cmd_eval, &cmd_run,
-					      &cmd_lint,        &cmd_grad,     &cmd_plan, &cmd_compare,
-					      &cmd_fingerprint, &cmd_bench,    &cmd_ops};
+static const cli_command *const commands[] = {&cmd_train,       &cmd_generate, &cmd_eval,  &cmd_run,
+					      &cmd_lint,        &cmd_grad,     &cmd_plan,  &cmd_compare,
+					      &cmd_fingerprint, &cmd_probe,    &cmd_bench, &cmd_ops};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void overview(FILE *f)

@@ -31,6 +31,7 @@ static void on_interrupt(int signal) { interrupted = signal; }
 
 typedef struct progress {
 	bool json, every;   /* JSON lines; a line per update */
+	bool goes_on;       /* from a process before, which this one replaces */
 	double first, last; /* validation before the first update and now, bits per byte; NAN: none */
 	double best;        /* of this run; INFINITY: none */
 	int64_t best_step;
@@ -194,12 +195,10 @@ static char *resume_command(int argc, char **argv)
 	if (!f)
 		cli_fail("out of memory");
 	fprintf(f, "anneal");
-	bool there = false;
-	for (int i = 0; i < argc; i++) {
-		there |= strcmp(argv[i], "--resume") == 0;
-		quoted(f, argv[i]);
-	}
-	fputs(there ? "" : " --resume", f);
+	for (int i = 0; i < argc; i++)
+		if (strcmp(argv[i], "--resume") != 0)
+			quoted(f, argv[i]);
+	fputs(" --resume", f);
 	fclose(f);
 	return text;
 }
@@ -211,6 +210,25 @@ static char *default_dir(const char *text)
 	name = name ? name + 1 : text;
 	const char *dot = strrchr(name, '.');
 	return cli_format("%.*s.anneal", (int)(dot && dot > name ? dot - name : (long)strlen(name)), name);
+}
+
+/* What the next process has to know for the summary. */
+static char *carry(const progress *p)
+{
+	return cli_format("%a %a %a %lld %a %a", p->first, p->last, p->best, (long long)p->best_step,
+			  p->tokens, p->started);
+}
+
+static void take_over(progress *p)
+{
+	char *text = cli_carried();
+	long long step;
+	if (text && sscanf(text, "%la %la %la %lld %la %la", &p->first, &p->last, &p->best, &step, &p->tokens,
+			   &p->started) == 6) {
+		p->best_step = step;
+		p->goes_on = true;
+	}
+	free(text);
 }
 
 static void finished(const progress *p, const an_trainer *t, const char *dir)
@@ -239,7 +257,8 @@ static void finished(const progress *p, const an_trainer *t, const char *dir)
 static int run(int argc, char **argv)
 {
 	/* before options are moved */
-	char *again = resume_command(argc, argv);
+	char *again = resume_command(argc, argv), **typed = cli_alloc((size_t)argc + 1, sizeof *typed);
+	memcpy(typed, argv, (size_t)argc * sizeof *typed);
 	cli_device d = {0};
 	cli_model size = {0};
 	cli_cut cut = {0};
@@ -313,6 +332,7 @@ static int run(int argc, char **argv)
 	opt.count_every = stats ? stats_every : 0;
 	data.texts = (const char *const *)argv + first;
 	data.ntexts = argc - first;
+	take_over(&p);
 	if (data.ntexts == 0 && !(resume && out))
 		cli_usage("no text given");
 	char *dir = out ? cli_format("%s", out) : default_dir(argv[first]);
@@ -359,34 +379,46 @@ static int run(int argc, char **argv)
 	p.tokens_per_update = (double)c.seq * opt.batch * (opt.accumulate ? opt.accumulate : 1);
 	cli_check(ctx, an_llama_new(ctx, &c, &model));
 	cli_cut_resolve(ctx, model, &cut, &opt);
-	if (!p.json)
+	if (!p.json && !p.goes_on)
 		cli_status(true,
 			   "%s parameters, %d tokens in the vocabulary, %zu tokens to train on, %s updates "
 			   "of %.0f tokens",
 			   cli_quantity((double)an_model_param_count(model)), c.vocab,
 			   an_tokens_count(text.train), cli_quantity((double)opt.steps), p.tokens_per_update);
-	cli_check(ctx, an_trainer_new(device, model, &tokens, &opt, from.weights, &t));
+	an_status s = an_trainer_new(device, model, &tokens, &opt, from.weights, &t);
+	if (s == AN_BUDGET)
+		cli_fail("%s; but a new process would come no further: more --layers-per-program need fewer "
+			 "programs, "
+			 "--weights dynamic and packed compile each once, and --quirks compile_budget=NUMBER "
+			 "sets what the "
+			 "engine takes",
+			 an_message(ctx));
+	cli_check(ctx, s);
 
 	struct sigaction action = {.sa_handler = on_interrupt,
 				   .sa_flags = SA_RESETHAND}; /* the second one kills */
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	p.started = now();
-	an_status s = an_trainer_run(t);
+	cli_accept_signals();
+	p.started = p.goes_on ? p.started : now();
+	s = an_trainer_run(t);
+	bool again_now = s == AN_BUDGET && !interrupted;
+	if (s == AN_BUDGET && interrupted)
+		s = AN_INTERRUPTED;
 	int stopped = s == AN_INTERRUPTED ? 128 + interrupted : 0;
 	if (stopped) {
 		cli_status_end();
 		fprintf(stderr, "stopped after %lld updates; to go on: %s\n", (long long)an_trainer_at(t),
 			again);
-	} else {
+	} else if (!again_now) {
 		cli_check(ctx, s);
 		cli_status_end();
 	}
-	if (opt.profile)
+	if (opt.profile && !again_now)
 		cli_profile(ctx, t, p.json);
-	if (stats)
+	if (stats && !again_now)
 		print_stats(ctx, t, p.json);
-	if (!stopped)
+	if (!stopped && !again_now)
 		finished(&p, t, dir);
 
 	an_trainer_free(t);
@@ -396,6 +428,9 @@ static int run(int argc, char **argv)
 		cli_close_model(&from);
 	an_device_close(device);
 	an_ctx_close(ctx);
+	if (again_now)
+		cli_again("train", "--resume", argc, typed, carry(&p));
+	free(typed);
 	free(from_tokenizer);
 	free(last);
 	free(dir);

@@ -13,12 +13,27 @@ static an_status no_such_device(an_ctx *ctx, const char *name)
 	str list;
 	str_init(&list, ctx);
 	for (int i = 0; i < LENGTH(devices); i++)
-		str_addf(&list, "%s\"%s\"", i ? ", " : "", devices[i]->name);
+		str_addf(&list, "\"%s\", ", devices[i]->name);
+	str_add(&list, "\"auto\"");
 	an_status s = str_status(&list);
 	if (s == AN_OK)
 		s = fail(ctx, AN_USAGE, "no device is called \"%s\"; there is: %s", name, list.data);
 	str_free(&list);
 	return s;
+}
+
+/* The engine where there is one, else the software one. */
+static an_status open_auto(an_ctx *ctx, const an_device_options *opt, an_device **out)
+{
+	an_device_options engine = *opt, soft = *opt;
+	engine.name = apple_device_ops.name;
+	engine.numerics = NULL; /* it has its own */
+	soft.name = soft_device_ops.name;
+	an_status s = an_device_open(ctx, &engine, out);
+	if (s != AN_UNSUPPORTED)
+		return s;
+	log_text(ctx, AN_LOG_INFO, "the software engine is used: %s", an_message(ctx));
+	return an_device_open(ctx, &soft, out);
 }
 
 an_status an_device_open(an_ctx *ctx, const an_device_options *opt, an_device **out)
@@ -27,6 +42,8 @@ an_status an_device_open(an_ctx *ctx, const an_device_options *opt, an_device **
 	if (!opt)
 		opt = &none;
 	*out = NULL;
+	if (opt->name && !strcmp(opt->name, "auto"))
+		return open_auto(ctx, opt, out);
 	const device_ops *ops = NULL;
 	const char *name = opt->name ? opt->name : devices[0]->name;
 	size_t len = strcspn(name, ":");

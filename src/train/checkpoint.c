@@ -140,12 +140,12 @@ static an_status write_state(const an_trainer *t, const char *path)
 	hash_text(numbers_hash(t), numbers);
 	const train_state *s = &t->state;
 	json_t *root = json_pack(
-	    "{s:i, s:I, s:I, s:f, s:I, s:o, s:I, s:s, s:s, s:o, s:o, s:{s:s, s:s, s:s, s:s, s:s}}", "format",
-	    FORMAT, "step", (json_int_t)s->step, "applied", (json_int_t)s->applied, "loss_scale",
+	    "{s:i, s:I, s:I, s:f, s:I, s:o, s:I, s:I, s:s, s:s, s:o, s:o, s:{s:s, s:s, s:s, s:s, s:s}}",
+	    "format", FORMAT, "step", (json_int_t)s->step, "applied", (json_int_t)s->applied, "loss_scale",
 	    s->loss_scale, "good_updates", (json_int_t)s->good, "best_loss",
 	    isfinite(s->best_loss) ? json_real(s->best_loss) : json_null(), "best_step",
-	    (json_int_t)s->best_step, "data_hash", data, "numbers_hash", numbers, "options",
-	    fields_json(options, LENGTH(options), &t->o), "model",
+	    (json_int_t)s->best_step, "evaluated", (json_int_t)s->evaluated, "data_hash", data,
+	    "numbers_hash", numbers, "options", fields_json(options, LENGTH(options), &t->o), "model",
 	    fields_json(config, LENGTH(config), an_model_config(t->model)), "machine", "device", info.name,
 	    "numerics", info.numerics, "isa", info.isa, "version", an_version(), "programs", programs);
 	char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
@@ -319,6 +319,7 @@ an_status checkpoint_save(an_trainer *t, arena *a, const char **folder)
 	if (t->state.best_step == t->state.step)
 		TRY(point(t, a, "best", name));
 	prune(t, a);
+	t->unsaved = false;
 	*folder = final;
 	return AN_OK;
 }
@@ -353,7 +354,9 @@ static bool get_state(const json_t *root, const an_train_options *o, train_state
 	const json_t *scale = json_object_get(root, "loss_scale"), *best = json_object_get(root, "best_loss");
 	s->loss_scale = json_number_value(scale);
 	s->best_loss = json_is_null(best) ? INFINITY : json_number_value(best);
+	bool before = !json_object_get(root, "evaluated"); /* then what was due had been done */
 	return get_integer(root, "step", 0, o->steps, &s->step) &&
+	       get_integer(root, before ? "step" : "evaluated", -1, s->step, &s->evaluated) &&
 	       get_integer(root, "applied", 0, s->step, &s->applied) &&
 	       get_integer(root, "good_updates", 0, s->step, &s->good) &&
 	       get_integer(root, "best_step", -1, s->step, &s->best_step) && json_is_number(scale) &&
@@ -487,6 +490,9 @@ static an_status remove_leftover(const an_trainer *t, arena *a, const char *name
  * have room. */
 static an_status claim(an_trainer *t, arena *a)
 {
+#ifdef JANSSON_ABSENT
+	return fail(t->ctx, AN_UNSUPPORTED, "%s: no checkpoint can be written: %s", t->o.dir, JANSSON_ABSENT);
+#endif
 	TRY(dir_make(t->ctx, t->o.dir));
 	t->dir_lock = open(t->o.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (t->dir_lock < 0)
@@ -539,7 +545,8 @@ an_status checkpoint_begin(an_trainer *t, bool *resumed)
 		*resumed = s == AN_OK;
 	}
 	if (s == AN_OK)
-		s = metrics_open(t->ctx, t->o.dir, *resumed ? t->state.step : -1, &t->metrics);
+		s = metrics_open(t->ctx, t->o.dir, *resumed ? t->state.step : -1, t->state.evaluated,
+				 &t->metrics);
 	arena_free(&a);
 	return s;
 }

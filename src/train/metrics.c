@@ -18,8 +18,10 @@ struct metrics {
 	arena arena;
 };
 
-/* Bytes of whole lines at the beginning that belong to steps up to `step`. */
-static size_t lines_until(const file_view *v, int64_t step)
+/* Bytes of whole lines at the beginning that belong to steps up to `step`, or to evaluations up to
+ * `evaluated`.
+ */
+static size_t lines_until(const file_view *v, int64_t step, int64_t evaluated)
 {
 	size_t keep = 0;
 	while (step >= 0 && keep < v->size) {
@@ -29,7 +31,9 @@ static size_t lines_until(const file_view *v, int64_t step)
 		json_t *line =
 		    json_loadb((const char *)v->data + keep, (size_t)(end - v->data) - keep, 0, NULL);
 		const json_t *at = json_object_get(line, "step");
-		bool ours = json_is_integer(at) && json_integer_value(at) <= step;
+		const char *event = json_string_value(json_object_get(line, "event"));
+		bool ours = json_is_integer(at) &&
+			    json_integer_value(at) <= (event && !strcmp(event, "eval") ? evaluated : step);
 		json_decref(line);
 		if (!ours)
 			break;
@@ -38,21 +42,21 @@ static size_t lines_until(const file_view *v, int64_t step)
 	return keep;
 }
 
-static an_status open_at(metrics *m, int64_t step)
+static an_status open_at(metrics *m, int64_t step, int64_t evaluated)
 {
 	m->fd = open(m->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 	if (m->fd < 0)
 		return fail(m->ctx, AN_IO, "%s: cannot write: %s", m->path, strerror(errno));
 	file_view v;
 	TRY(file_open_view(m->ctx, m->path, &v));
-	size_t keep = lines_until(&v, step);
+	size_t keep = lines_until(&v, step, evaluated);
 	file_close_view(m->ctx, &v);
 	if (ftruncate(m->fd, (off_t)keep) != 0)
 		return fail(m->ctx, AN_IO, "%s: cannot be cut back: %s", m->path, strerror(errno));
 	return AN_OK;
 }
 
-an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, metrics **out)
+an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, int64_t evaluated, metrics **out)
 {
 	metrics *m = mem_zalloc(ctx, sizeof *m);
 	if (!m)
@@ -61,7 +65,7 @@ an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, metrics **out
 	m->fd = -1;
 	arena_init(&m->arena, ctx);
 	m->path = path_join(&m->arena, dir, "metrics.jsonl");
-	an_status s = m->path ? open_at(m, step) : fail_memory(ctx, 0);
+	an_status s = m->path ? open_at(m, step, evaluated) : fail_memory(ctx, 0);
 	if (s != AN_OK) {
 		metrics_close(m);
 		return s;

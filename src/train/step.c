@@ -229,10 +229,29 @@ an_status train_upload(an_trainer *t)
 						      t->weights + p->offset));
 	}
 	t->version++;
-	for (int i = 0; i < t->nentries; i++)
+	t->stale = true;
+	return AN_OK;
+}
+
+an_status train_refresh(an_trainer *t)
+{
+	for (int i = 0; i < t->nentries && t->stale; i++)
 		if (t->entries[i].host == AN_HOST_WEIGHTS)
 			TRY(weights_refresh(t, t->actions[i].dispatch));
+	t->stale = false;
 	return AN_OK;
+}
+
+/* Whether the device may not compile as much as bringing all programs up to date can take: then it is not
+ * begun after an update, and left to the next process. */
+static bool budget_ends(const an_trainer *t)
+{
+	int64_t n = 0;
+	for (int i = 0; i < t->nentries; i++)
+		n += t->entries[i].host == AN_HOST_WEIGHTS ? t->entries[i].compiles : 0;
+	an_device_info info;
+	an_device_get_info(t->device, &info);
+	return info.compiles_left >= 0 && info.compiles_left < n;
 }
 
 an_status train_micro_batch(an_trainer *t, int micro, double *nats)
@@ -313,6 +332,7 @@ static an_status update(an_trainer *t)
 	t->skipped = NULL;
 	t->lost = NAN;
 	t->grad_norm = NAN; /* unless it comes to that */
+	TRY(train_refresh(t));
 	t->gradient_scale = t->state.loss_scale;
 	t->lr = train_learning_rate(&t->o, t->state.step);
 	memset(t->written, 0, (size_t)an_model_params(t->model) * sizeof *t->written);
@@ -333,13 +353,23 @@ static an_status update(an_trainer *t)
 	t->loss = sum / (double)t->tokens_per_update;
 	if (!isfinite(t->loss))
 		t->skipped = "the loss";
+	bool room = !budget_ends(t);
 	for (int i = 0; i < t->nentries && !t->skipped; i++) {
 		if (!t->entries[i].per_update)
 			continue;
-		TRY(train_run_entry(t, i, 0, NULL));
+		bool refreshes = t->entries[i].host == AN_HOST_WEIGHTS;
+		if (refreshes && !room)
+			continue;
+		status = train_run_entry(t, i, 0, NULL);
+		if (refreshes && status == AN_BUDGET)
+			room = false;
+		else
+			TRY(status);
 		if (t->entries[i].host == AN_HOST_NORM && !t->skipped)
 			TRY(counts_check_gradients(t, counted));
 	}
+	if (!t->skipped)
+		t->stale = !room;
 	t->state.step++;
 	t->state.applied += !t->skipped;
 	return adapt_scale(t, scaling ? &backward : NULL);

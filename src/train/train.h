@@ -109,6 +109,7 @@ typedef struct train_state {
 	int64_t good;      /* updates since it last changed */
 	double best_loss;  /* validation, nats per token; INFINITY: none yet */
 	int64_t best_step;
+	int64_t evaluated; /* the step of the last evaluation; -1: none */
 } train_state;
 
 typedef enum train_mode { MODE_TRAIN, MODE_PLAN, MODE_EVALUATE } train_mode;
@@ -152,6 +153,9 @@ struct an_trainer {
 
 	train_state state;
 	int64_t version;       /* counts changes of weights */
+	bool stale;            /* programs have other weights than these */
+	int64_t compiles_left; /* of the device's, when the trainer was made */
+	bool unsaved;          /* something has happened since the last checkpoint */
 	double gradient_scale; /* what `gradients` are still multiplied by */
 	double loss, grad_norm, lr;
 	const char *skipped; /* the tensor that was not finite; NULL: the update was applied */
@@ -205,8 +209,12 @@ an_status plan_bind(an_trainer *t, dispatch *d);
 surface *plan_find(const an_trainer *t, const segment *s, const char *name);
 
 /* step.c */
-an_status train_upload(an_trainer *t); /* all weights to the device */
+an_status train_upload(an_trainer *t); /* all weights to the device, and `stale` */
+/* Brings the weights of all programs of the plan up to date, unless they are. */
+an_status train_refresh(an_trainer *t);
 an_status train_micro_batch(an_trainer *t, int micro, double *nats);
+/* AN_BUDGET: nothing has changed.  Where the device compiles too little to bring programs up to date after
+ * the update, that is left for the next one. */
 an_status train_update(an_trainer *t);
 /* Runs one entry of the plan and adds to its time; *nats is set by the loss.  grad_scale: of its gradient. */
 an_status train_run_entry(an_trainer *t, int i, double grad_scale, double *nats);
@@ -234,8 +242,9 @@ int64_t memory_available(void);
 
 /* metrics.c */
 typedef struct metrics metrics;
-/* Opens DIR/metrics.jsonl, cut back to lines of steps up to `step` (< 0: to nothing). */
-an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, metrics **out);
+/* Opens DIR/metrics.jsonl, cut back to lines of steps up to `step` (< 0: to nothing), of evaluations up to
+ * `evaluated`. */
+an_status metrics_open(an_ctx *ctx, const char *dir, int64_t step, int64_t evaluated, metrics **out);
 void metrics_close(metrics *m);
 /* With `counted`, an object for every device program of its last update that counted. */
 an_status metrics_report(metrics *m, const an_train_report *r, const char *skipped,

@@ -22,6 +22,7 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	t->mode = mode;
 	t->dir_lock = -1;
 	arena_init(&t->arena, ctx);
+	t->compiles_left = d->info.compiles_left;
 	t->precision = d->numerics && CHOSEN(d->numerics, PRODUCT, FAST) ? K_FAST : K_EXACT;
 	t->fixed = d->counts && d->numerics && CHOSEN(d->numerics, PRODUCT, FIXED);
 	an_status s = train_resolve(ctx, m, opt, &t->o);
@@ -34,8 +35,8 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	if (s == AN_OK) {
 		t->S = (int64_t)t->o.batch * t->o.tokens;
 		t->tokens_per_update = t->S * t->o.accumulate;
-		t->state =
-		    (train_state){.loss_scale = t->o.loss_scale, .best_loss = INFINITY, .best_step = -1};
+		t->state = (train_state){
+		    .loss_scale = t->o.loss_scale, .best_loss = INFINITY, .best_step = -1, .evaluated = -1};
 		s = plan_build(t);
 	}
 	if (s != AN_OK) {
@@ -115,6 +116,19 @@ static void set_weights(an_trainer *t, const float *block)
 	}
 }
 
+static bool due(int64_t every, int64_t step, int64_t steps)
+{
+	return step == steps || (every > 0 && step % every == 0);
+}
+
+/* Before the first update there is one where there are any on the way. */
+static bool evaluation_is_due(const an_trainer *t)
+{
+	const train_state *s = &t->state;
+	return t->data.valid && s->evaluated < s->step &&
+	       (s->step == 0 ? t->o.eval_every > 0 : due(t->o.eval_every, s->step, t->o.steps));
+}
+
 static an_status start(an_trainer *t, const float *block)
 {
 	bool resumed = false;
@@ -137,7 +151,10 @@ static an_status start(an_trainer *t, const float *block)
 	if (t->data.valid)
 		TRY(train_build_evaluation(t));
 	t->gradient_scale = 1; /* there are none yet */
-	return train_upload(t);
+	TRY(train_upload(t));
+	/* now, so that what is refused is known before anything is done; but an evaluation needs other
+	 * programs, and not every device compiles them all in one process */
+	return evaluation_is_due(t) ? AN_OK : train_refresh(t);
 }
 
 an_status an_trainer_new(an_device *d, const an_model *m, const an_data *data, const an_train_options *opt,
@@ -233,6 +250,8 @@ static an_status evaluate_and_tell(an_trainer *t, bool *go_on)
 		t->state.best_loss = r.loss;
 		t->state.best_step = t->state.step;
 	}
+	t->state.evaluated = t->state.step;
+	t->unsaved = true;
 	if (t->metrics)
 		TRY(metrics_report(t->metrics, &r, NULL, NULL));
 	*go_on &= tell(t, &r);
@@ -245,6 +264,7 @@ static an_status step_and_tell(an_trainer *t, bool *go_on)
 	TRY(train_update(t));
 	bool counted = t->ncounted > before;
 	t->run_steps++;
+	t->unsaved = true;
 	an_train_report r = report_of(t, AN_REPORT_STEP);
 	if (t->metrics)
 		TRY(metrics_report(t->metrics, &r, t->skipped, counted ? t : NULL));
@@ -270,29 +290,60 @@ static an_status save_and_tell(an_trainer *t, bool *go_on)
 	return s;
 }
 
-static bool due(int64_t every, int64_t step, int64_t steps)
+/* The evaluation and the checkpoint that are due at this step, as far as that was not done before the
+ * training was resumed. */
+static an_status evaluate_and_save(an_trainer *t, bool *go_on)
 {
-	return step == steps || (every > 0 && step % every == 0);
+	const train_state *s = &t->state;
+	if (evaluation_is_due(t))
+		TRY(evaluate_and_tell(t, go_on));
+	bool best = s->best_step == s->step;
+	if (t->o.dir && t->unsaved && s->step > 0 &&
+	    (best || !*go_on || due(t->o.save_every, s->step, t->o.steps)))
+		TRY(save_and_tell(t, go_on));
+	return AN_OK;
+}
+
+static an_status run_all(an_trainer *t, bool *go_on)
+{
+	TRY(evaluate_and_save(t, go_on));
+	t->run_started = seconds_now();
+	while (t->state.step < t->o.steps && *go_on) {
+		TRY(step_and_tell(t, go_on));
+		TRY(evaluate_and_save(t, go_on));
+	}
+	return AN_OK;
+}
+
+/* The device compiles nothing more in this process.  `before`: as the run began. */
+static an_status budget_ended(an_trainer *t, const train_state *before)
+{
+	if (t->state.step == before->step && t->state.evaluated == before->evaluated)
+		return fail(
+		    t->ctx, AN_DEVICE,
+		    "an update or an evaluation compiles more programs than the device takes from one "
+		    "process, of which %lld were left to this training; more layers in a program need fewer, "
+		    "and weights that are inputs (dynamic, packed) are compiled once",
+		    (long long)t->compiles_left);
+	arena a;
+	const char *folder;
+	arena_init(&a, t->ctx);
+	an_status s = t->o.dir && t->unsaved ? checkpoint_save(t, &a, &folder) : AN_OK;
+	arena_free(&a);
+	return s == AN_OK ? AN_BUDGET : s;
 }
 
 an_status an_trainer_run(an_trainer *t)
 {
 	TRY(check_runs(t));
 	bool go_on = true;
+	train_state before = t->state;
 	t->run_started = seconds_now();
 	t->run_steps = 0;
-	if (t->data.valid && t->state.step == 0 && t->o.eval_every > 0)
-		TRY(evaluate_and_tell(t, &go_on));
-	t->run_started = seconds_now();
-	while (t->state.step < t->o.steps && go_on) {
-		TRY(step_and_tell(t, &go_on));
-		const train_state *s = &t->state;
-		if (t->data.valid && due(t->o.eval_every, s->step, t->o.steps))
-			TRY(evaluate_and_tell(t, &go_on));
-		bool best = s->best_step == s->step;
-		if (t->o.dir && (best || !go_on || due(t->o.save_every, s->step, t->o.steps)))
-			TRY(save_and_tell(t, &go_on));
-	}
+	an_status s = run_all(t, &go_on);
+	if (s == AN_BUDGET)
+		return budget_ended(t, &before);
+	TRY(s);
 	if (!go_on && t->state.step < t->o.steps)
 		return fail(t->ctx, AN_INTERRUPTED, "stopped after %lld of %lld updates",
 			    (long long)t->state.step, (long long)t->o.steps);
