@@ -264,11 +264,20 @@ static int64_t compiles_used(const an_device *d)
 	return 999999999 - info.compiles_left;
 }
 
+/* What is known of the engine on the route that the probe takes. */
+static an_status known_quirks(const an_probe *p, ane_quirks *out)
+{
+	an_device_info info;
+	an_device_get_info(p->device, &info);
+	const unsigned route = strstr(info.name, "e5rt") ? ANE_ROUTE_E5RT : ANE_ROUTE_OBJC;
+	return ane_quirks_set(p->ctx, p->chip, route, NULL, out);
+}
+
 /* A device that counts no limits, in a process that may still compile `room` programs. */
 static an_status open_unlimited(const an_probe *p, int64_t room, const char *quirks, an_device **out)
 {
 	ane_quirks known;
-	TRY(ane_quirks_set(p->ctx, p->chip, NULL, &known));
+	TRY(known_quirks(p, &known));
 	TRY(probe_device(p, quirks, out));
 	int64_t budget = known.value[QUIRK_COMPILE_BUDGET];
 	if (!budget || compiles_used(*out) + room <= budget)
@@ -424,7 +433,7 @@ an_status habit_run(an_probe *p, int quirk, an_probe_result *out)
 {
 	const habit *h = find(quirk);
 	ane_quirks known;
-	TRY(ane_quirks_set(p->ctx, p->chip, NULL, &known));
+	TRY(known_quirks(p, &known));
 	int64_t number = known.value[quirk];
 	if (!h) {
 		snprintf(out->observed, sizeof out->observed, "there is no program that tries it");
