@@ -381,7 +381,8 @@ size_t an_generator_length(const an_generator *g) { return g->length; }
 
 int32_t an_generator_sample(an_generator *g, const an_sample_options *opt)
 {
-	return sample_token(g->logits, an_model_config(g->model)->vocab, opt, g->drawn++, g->candidate);
+	return sample_token(ctx_pool(g->ctx), g->ctx->isa, g->logits, an_model_config(g->model)->vocab, opt,
+			    g->drawn++, g->candidate);
 }
 
 an_status an_generator_slide(an_generator *g, size_t keep)
