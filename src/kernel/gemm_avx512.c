@@ -75,6 +75,8 @@ INLINE void dot_row(float *y, const void *a, k_type type, int64_t k, const float
 	*y = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(t[0], t[1]), _mm512_add_ps(t[2], t[3])));
 }
 
+#define SUM_AHEAD 16 /* rows */
+
 /* Columns are contiguous: 64 sums at a time over all of k. */
 INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m, int64_t k, const float *x)
 {
@@ -83,6 +85,10 @@ INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m,
 	for (int v = 0; v < 4; v++)
 		t[v] = _mm512_setzero_ps();
 	for (int64_t p = 0; p < k; p++) {
+		const int64_t size = type == K_F16 ? 2 : 4;
+		UNROLL
+		for (int i = 0; i < size; i++) /* rows far apart: a cache of values, seen by one head */
+			_mm_prefetch((const char *)a + (p + SUM_AHEAD) * cs * size + 64 * i, _MM_HINT_T0);
 		__m512 xv = _mm512_set1_ps(x[p]);
 		UNROLL
 		for (int v = 0; v < 4; v++)
@@ -103,8 +109,13 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 			dot_row(y + i, (const char *)a + i * rs * size, type, k, x);
 	} else if (cs == 1) {
 		int i = 0;
-		for (; i + 8 <= m; i += 8)
+		for (; i + 8 <= m; i += 8) {
+			/* short rows far apart: a cache of keys, seen by one head */
+			for (int j = 8; j < 16; j++)
+				for (int64_t p = 0; p < k * size; p += 64)
+					_mm_prefetch((const char *)a + (i + j) * rs * size + p, _MM_HINT_T0);
 			dot_rows(8, y + i, (const char *)a + i * rs * size, type, rs, k, x);
+		}
 		for (; i < m; i++)
 			dot_rows(1, y + i, (const char *)a + i * rs * size, type, rs, k, x);
 	} else if (rs == 1) {
