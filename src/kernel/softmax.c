@@ -239,7 +239,7 @@ static void differentiate_chunks(void *arg, int64_t first, int64_t last)
 		for (int j = 0; j < job->n; j++) {
 			const int64_t t = job->target[j] - r;
 			if (t >= 0 && t < rows) {
-				float p = exp_down(job->at_target[j] - job->max[j]) * job->factor[j];
+				float p = exp_of_logit(job->at_target[j] - job->max[j]) * job->factor[j];
 				x[t * job->ld + j] = half_from_float(p - job->scale);
 			}
 		}

@@ -100,10 +100,10 @@ static void loss_join(float *max, float *sum, const float *max2, const float *su
 
 /* Both forms have the same bits.  A NaN may get lost in the maximum; the sum keeps it. */
 #ifdef LOOPS_AVX512
-static inline __m512 exp_down16(__m512 x)
+static inline __m512 exp_of_logit16(__m512 x)
 {
 	__m512 y = _mm512_mul_ps(x, _mm512_set1_ps(LOG2_E)), big = _mm512_set1_ps(ROUNDER);
-	y = _mm512_max_ps(_mm512_set1_ps(EXP_DOWN_LEAST), y); /* NaN: the second */
+	y = _mm512_max_ps(_mm512_set1_ps(LOGIT_LEAST), y); /* NaN: the second */
 	__m512 n = _mm512_sub_ps(_mm512_add_ps(y, big), big), f = _mm512_sub_ps(y, n);
 	__m512 p = _mm512_set1_ps(EXP2_5);
 	p = _mm512_add_ps(_mm512_mul_ps(p, f), _mm512_set1_ps(EXP2_4));
@@ -154,7 +154,7 @@ static inline __attribute__((always_inline)) void loss_sum_of(const int vectors,
 		UNROLL
 		for (int v = 0; v < vectors; v++)
 			b[v] = _mm512_add_ps(
-			    b[v], exp_down16(_mm512_sub_ps(
+			    b[v], exp_of_logit16(_mm512_sub_ps(
 				      _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask[v], x + r * ld + 16 * v)),
 				      a[v])));
 	}
@@ -182,7 +182,7 @@ static inline __attribute__((always_inline)) void loss_gradient_of(const int vec
 		UNROLL
 		for (int v = 0; v < vectors; v++) {
 			half *at = x + r * ld + 16 * v;
-			__m512 e = exp_down16(
+			__m512 e = exp_of_logit16(
 			    _mm512_sub_ps(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask[v], at)), a[v]));
 			_mm256_mask_storeu_epi16(
 			    at, mask[v], _mm512_cvtps_ph(_mm512_mul_ps(e, b[v]), _MM_FROUND_TO_NEAREST_INT));
@@ -224,7 +224,7 @@ static void loss_sum(float *max, float *sum, const half *x, int64_t ld, int rows
 	for (int r = 0; r < rows; r++) {
 		INDEPENDENT
 		for (int j = 0; j < n; j++)
-			part[j] += exp_down(buf[r * n + j] - base[j]);
+			part[j] += exp_of_logit(buf[r * n + j] - base[j]);
 	}
 	loss_join(max, sum, top, part, n);
 }
@@ -236,7 +236,7 @@ static void loss_gradient(half *x, int64_t ld, const float *max, const float *fa
 	for (int r = 0; r < rows; r++) {
 		INDEPENDENT
 		for (int j = 0; j < n; j++)
-			buf[r * n + j] = exp_down(buf[r * n + j] - max[j]) * factor[j];
+			buf[r * n + j] = exp_of_logit(buf[r * n + j] - max[j]) * factor[j];
 	}
 	narrow_rows(x, ld, buf, n, rows, n);
 }
