@@ -130,6 +130,12 @@ AN_API void an_buffer_unmap(an_buffer *b);
 /* Stores `n` fp32 values at element `begin`, rounded to nearest even to the buffer's dtype,
  * in whatever layout the device keeps them. */
 AN_API an_status an_buffer_update_from_f32(an_buffer *b, int64_t begin, int64_t n, const float *src);
+/* The same for values that are only being computed: make(arg, i, m) computes values i .. i + m - 1 of the
+ * n and returns their address.  It is called once for every block of them, on several threads at a time, and
+ * a block is stored while the cache holds it: an optimizer's update and the conversion of its weights are one
+ * pass over memory. */
+typedef const float *an_make_fn(void *arg, int64_t i, int64_t m);
+AN_API an_status an_buffer_update(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg);
 
 /* ---- Running --------------------------------------------------------------------- */
 

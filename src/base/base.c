@@ -52,6 +52,8 @@ static int usable_cpus(void)
 
 #define MAX_THREADS 256
 
+static void drop_chunk(an_ctx *ctx, struct tensor_chunk **at);
+
 an_status an_ctx_open(const an_ctx_options *opt, an_ctx **out)
 {
 	static const an_ctx_options defaults;
@@ -85,6 +87,8 @@ void an_ctx_close(an_ctx *ctx)
 	if (!ctx)
 		return;
 	pool_stop(ctx->workers);
+	while (ctx->chunks)
+		drop_chunk(ctx, &ctx->chunks);
 	mem_free(ctx, ctx->message, ctx->message_cap);
 	an_allocator alloc = ctx->alloc;
 	alloc.resize(alloc.user, ctx, sizeof *ctx, 0);
@@ -202,15 +206,144 @@ void mem_free(an_ctx *ctx, void *p, size_t size)
 		ctx->alloc.resize(ctx->alloc.user, p, size ? size : 1, 0);
 }
 
-/* Tensor blocks come from the same allocator; the pointer it gave stands just before the
- * aligned block. */
+/* Large tensor blocks are mapped, unless the allocator is the user's: such memory is zero without another
+ * pass, and all threads may take part in getting its pages.  Medium ones are cut from mapped chunks: one
+ * layer's weights and activations are of this size, and read a quarter slower from pages of 4 KB.  Others
+ * come from the allocator; the pointer it gave stands just before the aligned block. */
 #define TENSOR_ALIGN ((size_t)64)
 #define HUGE_PAGE    ((size_t)2 << 20)
+#define MEDIUM       ((size_t)64 << 10)
+#define CHUNK        ((size_t)64 << 20) /* of addresses; memory is taken as it is used */
 
-static size_t tensor_align(size_t size) { return size >= 2 * HUGE_PAGE ? HUGE_PAGE : TENSOR_ALIGN; }
+/* A sanitizer of addresses sees the ends of blocks only if they come from the allocator. */
+#ifdef __has_feature
+#define ADDRESSES_CHECKED __has_feature(address_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__)
+#define ADDRESSES_CHECKED 1
+#else
+#define ADDRESSES_CHECKED 0
+#endif
+static bool maps(const an_ctx *ctx)
+{
+#if ADDRESSES_CHECKED
+	(void)ctx;
+	return false;
+#else
+	return ctx->alloc.resize == default_resize;
+#endif
+}
+
+static bool is_large(size_t size) { return size >= 2 * HUGE_PAGE; }
+static bool is_mapped(const an_ctx *ctx, size_t size) { return is_large(size) && maps(ctx); }
+static bool is_cut(const an_ctx *ctx, size_t size) { return size >= MEDIUM && !is_large(size) && maps(ctx); }
+
+static void advise_huge(void *p, size_t size)
+{
+#ifdef MADV_HUGEPAGE /* advice: failing costs only speed */
+	madvise(p, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#else
+	(void)p;
+	(void)size;
+#endif
+}
+
+static size_t mapped_size(size_t size) { return (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE; }
+
+/* A page that is read before it is written would become a shared zero page, and then, piece by piece, small
+ * pages of its own. */
+static void touch_page(void *arg, int64_t i, int worker)
+{
+	(void)worker;
+	*((volatile char *)arg + (size_t)i * HUGE_PAGE) = 0;
+}
+
+/* A multiple of huge pages: what was mapped too much is given back. */
+static void *map_pages(size_t size)
+{
+	size_t want = mapped_size(size);
+	if (want < size || want > SIZE_MAX - HUGE_PAGE)
+		return NULL;
+	char *raw = mmap(NULL, want + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (raw == MAP_FAILED)
+		return NULL;
+	size_t before = -(uintptr_t)raw & (HUGE_PAGE - 1);
+	if (before)
+		munmap(raw, before);
+	if (HUGE_PAGE - before)
+		munmap(raw + before + want, HUGE_PAGE - before);
+	advise_huge(raw + before, want);
+	return raw + before;
+}
+
+static void *map_tensor(an_ctx *ctx, size_t size)
+{
+	void *p = map_pages(size);
+	if (p)
+		pool_run(ctx_pool(ctx), touch_page, p, (int64_t)(mapped_size(size) / HUGE_PAGE));
+	return p;
+}
+
+/* Blocks are cut from the first chunk one after the other.  A chunk without blocks is used again, or
+ * unmapped. */
+typedef struct tensor_chunk {
+	struct tensor_chunk *next;
+	char *at;
+	size_t used;
+	int64_t blocks;
+} tensor_chunk;
+
+static size_t cut_size(size_t size) { return (size + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN; }
+
+static void *cut_tensor(an_ctx *ctx, size_t size)
+{
+	tensor_chunk *c = ctx->chunks;
+	if (!c || CHUNK - c->used < cut_size(size)) {
+		if (!(c = mem_zalloc(ctx, sizeof *c)))
+			return NULL;
+		if (!(c->at = map_pages(CHUNK))) {
+			mem_free(ctx, c, sizeof *c);
+			return NULL;
+		}
+		c->next = ctx->chunks;
+		ctx->chunks = c;
+	}
+	void *p = c->at + c->used;
+	c->used += cut_size(size);
+	c->blocks++;
+	return memset(p, 0, size);
+}
+
+static void drop_chunk(an_ctx *ctx, tensor_chunk **at)
+{
+	tensor_chunk *c = *at;
+	*at = c->next;
+	munmap(c->at, CHUNK);
+	mem_free(ctx, c, sizeof *c);
+}
+
+static void uncut_tensor(an_ctx *ctx, char *p, size_t size)
+{
+	tensor_chunk **at = &ctx->chunks;
+	while (p < (*at)->at || p >= (*at)->at + CHUNK)
+		at = &(*at)->next;
+	tensor_chunk *c = *at;
+	if (p + cut_size(size) == c->at + c->used)
+		c->used -= cut_size(size);
+	if (--c->blocks)
+		return;
+	c->used = 0;
+	if (c != ctx->chunks)
+		drop_chunk(ctx, at);
+}
+
+static size_t tensor_align(size_t size) { return is_large(size) ? HUGE_PAGE : TENSOR_ALIGN; }
 
 void *mem_alloc_tensor(an_ctx *ctx, size_t size)
 {
+	if (is_mapped(ctx, size))
+		return map_tensor(ctx, size);
+	if (is_cut(ctx, size))
+		return cut_tensor(ctx, size);
 	size_t align = tensor_align(size), total;
 	if (__builtin_add_overflow(size, align + TENSOR_ALIGN, &total))
 		return NULL;
@@ -219,10 +352,8 @@ void *mem_alloc_tensor(an_ctx *ctx, size_t size)
 		return NULL;
 	uintptr_t at = ((uintptr_t)raw + sizeof raw + align - 1) / align * align;
 	memcpy((char *)at - sizeof raw, &raw, sizeof raw);
-#ifdef MADV_HUGEPAGE
-	if (align == HUGE_PAGE) /* advice: failing costs only speed */
-		madvise((void *)at, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
-#endif
+	if (is_large(size))
+		advise_huge((void *)at, size);
 	return memset((void *)at, 0, size);
 }
 
@@ -230,6 +361,14 @@ void mem_free_tensor(an_ctx *ctx, void *p, size_t size)
 {
 	if (!p)
 		return;
+	if (is_mapped(ctx, size)) {
+		munmap(p, mapped_size(size));
+		return;
+	}
+	if (is_cut(ctx, size)) {
+		uncut_tensor(ctx, p, size);
+		return;
+	}
 	char *raw;
 	memcpy(&raw, (char *)p - sizeof raw, sizeof raw);
 	mem_free(ctx, raw, size + tensor_align(size) + TENSOR_ALIGN);

@@ -19,6 +19,7 @@
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 typedef struct pool pool;
+struct tensor_chunk;
 
 struct an_ctx {
 	an_allocator alloc;
@@ -27,7 +28,8 @@ struct an_ctx {
 	int threads;
 	uint32_t isa; /* mask of isa_* bits, see base/isa.h */
 	char isa_text[160];
-	pool *workers; /* created on first use; see ctx_pool() */
+	pool *workers;               /* created on first use; see ctx_pool() */
+	struct tensor_chunk *chunks; /* see mem_alloc_tensor() */
 	int transient; /* > 0: files written now need not outlive the machine, and are not flushed to disk */
 	char *message; /* owned; NULL or the last message */
 	size_t message_cap;
@@ -62,8 +64,9 @@ void *mem_alloc(an_ctx *ctx, size_t size);
 void *mem_zalloc(an_ctx *ctx, size_t size);
 void *mem_resize(an_ctx *ctx, void *p, size_t old_size, size_t new_size);
 void mem_free(an_ctx *ctx, void *p, size_t size);
-/* Blocks aligned to 64 bytes (cache line, widest vector) for tensor data; large ones are
- * advised to use huge pages.  Zeroed. */
+/* Blocks aligned to 64 bytes (cache line, widest vector) for tensor data; all but small ones
+ * lie in huge pages where the system has them.  Zeroed, large ones by the context's threads: not to be called
+ * in pool_run. */
 void *mem_alloc_tensor(an_ctx *ctx, size_t size);
 void mem_free_tensor(an_ctx *ctx, void *p, size_t size);
 

@@ -3,12 +3,14 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
 
 /* How long a worker looks for work before it sleeps.  Between two kernels of a step a
  * fraction of a millisecond passes; longer pauses (data, checkpoints) should not burn a core. */
 #define SPIN_NANOSECONDS 200000
+#define YIELD_SPINS      4096 /* tens of microseconds, as long as a piece of work */
 
 typedef struct worker {
 	pool *p;
@@ -179,6 +181,10 @@ void pool_run(pool *p, void (*fn)(void *arg, int64_t i, int worker), void *arg, 
 	atomic_store(&p->n, n);
 	signal_generation(p, g);
 	work(p, 0);
-	while (atomic_load_explicit(&p->done, memory_order_acquire) < n)
+	for (int spins = 1; atomic_load_explicit(&p->done, memory_order_acquire) < n; spins++) {
 		relax();
+		/* where CPUs are fewer than threads, the one that is waited for may need this one */
+		if (spins % YIELD_SPINS == 0)
+			sched_yield();
+	}
 }

@@ -3,6 +3,7 @@
 #include "device/device.h"
 
 #include "base/half.h"
+#include "kernel/kernel.h"
 
 static const device_ops *const devices[] = {&soft_device_ops, &apple_device_ops};
 
@@ -570,16 +571,15 @@ an_status an_buffer_view(an_buffer *b, const an_type *t, size_t offset, an_buffe
 	TRY(check_buffer_type(ctx, t));
 	size_t size = an_dtype_size((an_dtype)t->dtype);
 	char have[120], want[120];
-	an_type_text(&b->type, have, sizeof have);
-	an_type_text(t, want, sizeof want);
 	if (offset % size)
 		return fail(ctx, AN_USAGE, "a view as %s at byte %zu: the offset is not a multiple of %zu",
-			    want, offset, size);
+			    an_type_text(t, want, sizeof want), offset, size);
 	if (offset > b->bytes || an_type_bytes(t) > b->bytes - offset)
 		return fail(
 		    ctx, AN_USAGE,
-		    "a view as %s (%zu bytes) at byte %zu does not fit into a buffer of %s (%zu bytes)", want,
-		    an_type_bytes(t), offset, have, b->bytes);
+		    "a view as %s (%zu bytes) at byte %zu does not fit into a buffer of %s (%zu bytes)",
+		    an_type_text(t, want, sizeof want), an_type_bytes(t), offset,
+		    an_type_text(&b->type, have, sizeof have), b->bytes);
 	an_buffer *v = buffer_link(b->device, t);
 	if (!v)
 		return fail_memory(ctx, sizeof *v);
@@ -607,18 +607,38 @@ void an_buffer_unmap(an_buffer *b)
 		b->device->ops->unmap(b);
 }
 
-an_status an_buffer_update_from_f32(an_buffer *b, int64_t begin, int64_t n, const float *src)
+void dev_store_made(an_buffer *b, void *mapped, int64_t begin, int64_t n, an_make_fn *make, void *arg)
+{
+	an_dtype d = (an_dtype)b->type.dtype;
+	k_type type = d == AN_FP16 ? K_F16 : d == AN_BF16 ? K_BF16 : K_F32;
+	k_store_made(ctx_pool(b->device->ctx), b->device->ctx->isa,
+		     (char *)mapped + (size_t)begin * an_dtype_size(d), type, n, make, arg);
+}
+
+an_status an_buffer_update(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg)
 {
 	int64_t count = an_type_count(&b->type);
 	char text[120];
-	an_type_text(&b->type, text, sizeof text);
 	if (begin < 0 || n < 0 || begin > count || n > count - begin)
 		return fail(b->device->ctx, AN_USAGE, "elements %lld to %lld are not in a buffer of %s",
-			    (long long)begin, (long long)begin + n, text);
+			    (long long)begin, (long long)begin + n,
+			    an_type_text(&b->type, text, sizeof text));
 	if (b->type.dtype != AN_FP16 && b->type.dtype != AN_FP32 && b->type.dtype != AN_BF16)
 		return fail(b->device->ctx, AN_USAGE,
-			    "a buffer of %s takes no fp32 values, only fp16, bf16 and fp32 do", text);
-	return b->device->ops->update_from_f32(b, begin, n, src);
+			    "a buffer of %s takes no fp32 values, only fp16, bf16 and fp32 do",
+			    an_type_text(&b->type, text, sizeof text));
+	return b->device->ops->update(b, begin, n, make, arg);
+}
+
+static const float *given(void *arg, int64_t i, int64_t m)
+{
+	(void)m;
+	return (const float *)arg + i;
+}
+
+an_status an_buffer_update_from_f32(an_buffer *b, int64_t begin, int64_t n, const float *src)
+{
+	return an_buffer_update(b, begin, n, given, (void *)(uintptr_t)src);
 }
 
 /* ---- Calls ----------------------------------------------------------------------- */

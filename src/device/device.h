@@ -30,7 +30,7 @@ typedef struct device_ops {
 	void (*release)(an_buffer *b);    /* never called for views */
 	void *(*map)(an_buffer *b);
 	void (*unmap)(an_buffer *b); /* optional */
-	an_status (*update_from_f32)(an_buffer *b, int64_t begin, int64_t n, const float *src);
+	an_status (*update)(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg);
 	/* Everything is bound, and outputs do not overlap each other. */
 	an_status (*submit)(an_call *c);
 	an_status (*wait)(an_call *c);
@@ -95,6 +95,8 @@ struct an_call {
 	void *impl;        /* optional */
 };
 
+/* Stores what `make` gives as elements begin .. begin + n - 1 of b at `mapped`, all of b. */
+void dev_store_made(an_buffer *b, void *mapped, int64_t begin, int64_t n, an_make_fn *make, void *arg);
 /* Adds what a part of an operation, or another run of it, counted. */
 void dev_add_counts(an_counts *to, const an_counts *more);
 

@@ -35,6 +35,44 @@ void k_f32_to_bf16(pool *p, uint32_t isa, bfloat *dst, const float *src, int64_t
 	convert(p, isa, dst, K_BF16, src, K_F32, n);
 }
 
+/* Values of a block: of AdamW, four arrays of this length leave room in a cache of 48 KB. */
+#define MADE_BLOCK 2048
+/* From here on, what is stored will not be read before it has left the caches. */
+#define MADE_LARGE ((int64_t)1 << 19)
+
+typedef struct made_job {
+	const k_loops *loops;
+	char *dst;
+	k_type type;
+	int64_t n;
+	k_make_fn *make;
+	void *arg;
+} made_job;
+
+static void made_piece(void *arg, int64_t first, int64_t last)
+{
+	const made_job *job = arg;
+	const bool past = job->type == K_F16 && job->n >= MADE_LARGE;
+	for (int64_t b = first; b < last; b++) {
+		int64_t begin = b * MADE_BLOCK, n = MIN(job->n - begin, MADE_BLOCK);
+		char *to = job->dst + begin * (int64_t)k_type_size(job->type);
+		const float *x = job->make(job->arg, begin, n);
+		if (past)
+			job->loops->store_past((half *)(void *)to, x, (int)n);
+		else
+			job->loops->store(to, job->type, 1, x, (int)n);
+	}
+#ifdef __x86_64__
+	__builtin_ia32_sfence(); /* stores past the caches become visible before this piece counts as done */
+#endif
+}
+
+void k_store_made(pool *p, uint32_t isa, void *dst, k_type type, int64_t n, k_make_fn *make, void *arg)
+{
+	made_job job = {loops_for(isa), dst, type, n, make, arg};
+	run_pieces(p, (n + MADE_BLOCK - 1) / MADE_BLOCK, MADE_BLOCK, made_piece, &job);
+}
+
 /* ---- Copy ------------------------------------------------------------------------- */
 
 typedef struct copy_job {

@@ -129,6 +129,26 @@ static void narrow_rows(half *dst, int64_t ldd, const float *src, int64_t lds, i
 		narrow_f16(dst + i * ldd, src + i * lds, n);
 }
 
+static void store_past(half *d, const float *s, int n)
+{
+	int i = 0;
+#if defined(LOOPS_AVX512) || defined(LOOPS_AVX2)
+	for (; i < n && (uintptr_t)(d + i) % 32; i++)
+		narrow_f16(d + i, s + i, 1);
+	for (; i + 16 <= n; i += 16) {
+#if defined(LOOPS_AVX512)
+		__m256i h = _mm512_cvtps_ph(_mm512_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT);
+#else
+		__m256i h =
+		    _mm256_set_m128i(_mm256_cvtps_ph(_mm256_loadu_ps(s + i + 8), _MM_FROUND_TO_NEAREST_INT),
+				     _mm256_cvtps_ph(_mm256_loadu_ps(s + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+		_mm256_stream_si256((__m256i *)(d + i), h);
+	}
+#endif
+	narrow_f16(d + i, s + i, n - i);
+}
+
 static inline float widen_bf16(bfloat b) { return bits_float((uint32_t)b << 16); }
 static inline bfloat narrow_bf16(float f)
 {

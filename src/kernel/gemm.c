@@ -16,7 +16,7 @@
 /* clang-format off */
 const struct k_gemm_row gemm_table[] = {
 #ifdef __x86_64__
-	{.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx512},
+	{.name = "vector_avx512", .isa = ISA_AVX512, .precision = EXACT | FAST, .mc = 256, .vector = gemm_vector_avx512},
 #define AMX (ISA_AVX512 | ISA_AVX512_BF16 | ISA_AMX_BF16)
 #define AMX_BLOCKS .mr = 32, .nr = 32, .kr = 32, .mc = 512, .kc = 256, .nc = 512, .begin = gemm_amx_begin, .end = gemm_amx_end
 	{.name = "amx_f16_32x32", .isa = AMX | ISA_AMX_FP16, .precision = EXACT | FAST, .f16_only = true, AMX_BLOCKS,
@@ -45,7 +45,7 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "int_avx2_6x16", .isa = ISA_AVX2, .precision = EXACT, .integer = true, .mr = 6, .nr = 16, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 256,
 	 .pack_a = pack_int_avx2_a, .pack_b = pack_int_avx2_b, .kernel = gemm_int_avx2},
-	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_avx2},
+	{.name = "vector_avx2", .isa = ISA_AVX2, .precision = EXACT | FAST, .mc = 256, .vector = gemm_vector_avx2},
 	{.name = "fixed_vector_avx2", .isa = ISA_AVX2, .precision = FIXED, .f16_only = true, .kr = 8, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx2, .vector = gemm_fixed_vector_avx2},
 	{.name = "fixed_avx2_4x16", .isa = ISA_AVX2, .precision = FIXED, .f16_only = true, .mr = 4, .nr = 16, .kr = 1,
@@ -58,7 +58,7 @@ const struct k_gemm_row gemm_table[] = {
 #ifdef __aarch64__
 	/* Blocks by reasoning, not by measurement: first-level caches of 64 KB (Neoverse) to 128 KB (M1 to M4),
 	 * second-level ones of 1 MB per core to 16 MB for a few. */
-	{.name = "vector_neon", .isa = ISA_NEON, .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_neon},
+	{.name = "vector_neon", .isa = ISA_NEON, .precision = EXACT | FAST, .mc = 256, .vector = gemm_vector_neon},
 	{.name = "bf16_neon_8x12", .isa = ISA_NEON | ISA_NEON_BF16, .precision = FAST, .mr = 8, .nr = 12, .kr = 4,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 480,
 	 .pack_a = pack_bf16_neon_a, .pack_b = pack_bf16_neon_b, .kernel = gemm_bf16_neon},
@@ -83,7 +83,7 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "int_portable_4x8", .precision = EXACT, .integer = true, .mr = 4, .nr = 8, .kr = 1, .element = 2,
 	 .mc = 64, .kc = INT_WHOLE_K, .nc = 64,
 	 .pack_a = pack_int_portable_a, .pack_b = pack_int_portable_b, .kernel = gemm_int_portable},
-	{.name = "vector_portable", .precision = EXACT | FAST, .mc = 64, .vector = gemm_vector_portable},
+	{.name = "vector_portable", .precision = EXACT | FAST, .mc = 256, .vector = gemm_vector_portable},
 	{.name = "f32_portable_4x8", .precision = EXACT | FAST, .mr = 4, .nr = 8, .kr = 1, .element = 4,
 	 .mc = 64, .kc = 256, .nc = 256,
 	 .pack_a = pack_f32_portable_a, .pack_b = pack_f32_portable_b, .kernel = gemm_f32_portable},
@@ -160,6 +160,7 @@ typedef struct gemm_plan {
 #define MIN_ROWS 96
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
+#define VECTOR_BYTES      131072
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -237,7 +238,10 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
 	if (r->vector) {
 		assert(!g->packed_a && !g->packed_b);
-		q->mb = cut(g->m, r->mc, 1, &q->mc);
+		/* Some 100 KB, as many times as there are threads: that many finish together. */
+		int64_t bytes = g->m * g->k * (int64_t)k_type_size(g->a.type);
+		int64_t rounds = MAX((bytes / threads + VECTOR_BYTES / 2) / VECTOR_BYTES, 1);
+		q->mb = cut(g->m, MIN(ceil_div(g->m, rounds * threads), r->mc), 1, &q->mc);
 		q->x_bytes =
 		    r->pack_a ? (size_t)(round_up(g->k, r->kr) * r->element + r->trailer) : (size_t)g->k * 4;
 		q->x_bytes = (size_t)round_up((int64_t)q->x_bytes, ALIGN);

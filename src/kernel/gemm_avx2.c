@@ -89,6 +89,33 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 		y[i] = sum8(t[i]);
 }
 
+/* A long contiguous row, see gemm_avx512.c. */
+INLINE void dot_row(float *y, const void *a, k_type type, int64_t k, const float *x)
+{
+	const int64_t size = type == K_F16 ? 2 : 4;
+	__m256 t[4];
+	UNROLL
+	for (int i = 0; i < 4; i++)
+		t[i] = _mm256_setzero_ps();
+	int64_t p = 0;
+	for (; p + 32 <= k; p += 32) {
+		const char *ahead = (const char *)a + p * size + GEMM_AHEAD;
+		UNROLL
+		for (int i = 0; i < size / 2; i++)
+			_mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+		UNROLL
+		for (int i = 0; i < 4; i++)
+			t[i] = _mm256_fmadd_ps(load8(a, type, p + 8 * i, 1, 8),
+					       _mm256_loadu_ps(x + p + 8 * i), t[i]);
+	}
+	for (int i = 0; i < 4 && p + 8 * i < k; i++) {
+		int n = (int)MIN(k - p - 8 * i, 8);
+		t[i] =
+		    _mm256_fmadd_ps(load8(a, type, p + 8 * i, 1, n), load8(x, K_F32, p + 8 * i, 1, n), t[i]);
+	}
+	*y = sum8(_mm256_add_ps(_mm256_add_ps(t[0], t[1]), _mm256_add_ps(t[2], t[3])));
+}
+
 /* 32 neighbouring sums at a time over all of k */
 INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m, int64_t k, const float *x)
 {
@@ -119,6 +146,8 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 		return;
 	}
 	int i = 0;
+	for (; cs == 1 && k >= GEMM_LONG_ROW && i < m; i++)
+		dot_row(y + i, (const char *)a + i * rs * size, type, k, x);
 	for (; i + 4 <= m; i += 4)
 		dot_rows(4, y + i, (const char *)a + i * rs * size, type, rs, cs, k, x);
 	for (; i < m; i++)

@@ -46,6 +46,37 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 		y[i] = _mm512_reduce_add_ps(t[i]);
 }
 
+/* A long contiguous row: four times 16 partial sums, and lines asked for ahead of time, in the next rows too.
+ * One core waits for memory otherwise: rows of 768 fp16 values then arrive at half the rate. */
+INLINE void dot_row(float *y, const void *a, k_type type, int64_t k, const float *x)
+{
+	const int64_t size = type == K_F16 ? 2 : 4;
+	__m512 t[4];
+	UNROLL
+	for (int i = 0; i < 4; i++)
+		t[i] = _mm512_setzero_ps();
+	int64_t p = 0;
+	for (; p + 64 <= k; p += 64) {
+		const char *ahead = (const char *)a + p * size + GEMM_AHEAD;
+		UNROLL
+		for (int i = 0; i < size; i++)
+			_mm_prefetch(ahead + 64 * i, _MM_HINT_T0);
+		UNROLL
+		for (int i = 0; i < 4; i++)
+			t[i] = _mm512_fmadd_ps(load_floats16(a, type, p + 16 * i, 0xffff),
+					       _mm512_loadu_ps(x + p + 16 * i), t[i]);
+	}
+	UNROLL
+	for (int i = 0; i < 4; i++) {
+		__mmask16 m = low_mask((int)(k - p) - 16 * i);
+		t[i] = _mm512_fmadd_ps(load_floats16(a, type, p + 16 * i, m),
+				       _mm512_maskz_loadu_ps(m, x + p + 16 * i), t[i]);
+	}
+	*y = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(t[0], t[1]), _mm512_add_ps(t[2], t[3])));
+}
+
+#define SUM_AHEAD 16 /* rows */
+
 /* Columns are contiguous: 64 sums at a time over all of k. */
 INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m, int64_t k, const float *x)
 {
@@ -54,6 +85,10 @@ INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m,
 	for (int v = 0; v < 4; v++)
 		t[v] = _mm512_setzero_ps();
 	for (int64_t p = 0; p < k; p++) {
+		const int64_t size = type == K_F16 ? 2 : 4;
+		UNROLL
+		for (int i = 0; i < size; i++) /* rows far apart: a cache of values, seen by one head */
+			_mm_prefetch((const char *)a + (p + SUM_AHEAD) * cs * size + 64 * i, _MM_HINT_T0);
 		__m512 xv = _mm512_set1_ps(x[p]);
 		UNROLL
 		for (int v = 0; v < 4; v++)
@@ -69,10 +104,18 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 			const float *x)
 {
 	const int64_t size = type == K_F16 ? 2 : 4;
-	if (cs == 1) {
+	if (cs == 1 && k >= GEMM_LONG_ROW) {
+		for (int i = 0; i < m; i++)
+			dot_row(y + i, (const char *)a + i * rs * size, type, k, x);
+	} else if (cs == 1) {
 		int i = 0;
-		for (; i + 8 <= m; i += 8)
+		for (; i + 8 <= m; i += 8) {
+			/* short rows far apart: a cache of keys, seen by one head */
+			for (int j = 8; j < 16; j++)
+				for (int64_t p = 0; p < k * size; p += 64)
+					_mm_prefetch((const char *)a + (i + j) * rs * size + p, _MM_HINT_T0);
 			dot_rows(8, y + i, (const char *)a + i * rs * size, type, rs, k, x);
+		}
 		for (; i < m; i++)
 			dot_rows(1, y + i, (const char *)a + i * rs * size, type, rs, k, x);
 	} else if (rs == 1) {

@@ -35,6 +35,11 @@ size_t k_type_size(k_type t);
 void k_f16_to_f32(pool *p, uint32_t isa, float *dst, const half *src, int64_t n);
 void k_f32_to_f16(pool *p, uint32_t isa, half *dst, const float *src, int64_t n); /* nearest even */
 void k_f32_to_bf16(pool *p, uint32_t isa, bfloat *dst, const float *src, int64_t n);
+/* Stores n fp32 values as `type` (K_F16, K_BF16: nearest even; K_F32).  make(arg, begin, n) computes values
+ * begin .. begin + n - 1 and returns their address; it is called once for each block, on any thread, and a
+ * block is stored while it is in the first-level cache: what computes and what converts are one pass. */
+typedef const float *k_make_fn(void *arg, int64_t begin, int64_t n);
+void k_store_made(pool *p, uint32_t isa, void *dst, k_type type, int64_t n, k_make_fn *make, void *arg);
 /* Copies a strided array of rank <= 6 of elements of `size` bytes to another; dims[rank]. */
 void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *dst, const int64_t *dst_stride,
 		    const void *src, const int64_t *src_stride);
@@ -226,6 +231,11 @@ void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reductio
 void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
 	       const ew_operand *y);
 
+/* ---- Random numbers ---------------------------------------------------------------- */
+
+/* dst[i] = (float)(std * random_normal(seed, stream, i)), to the bit (base/random.h). */
+void k_normal(pool *p, uint32_t isa, float *dst, uint64_t seed, uint64_t stream, double std, int64_t n);
+
 /* ---- Training -------------------------------------------------------------------- */
 
 /* Gathers columns: x[c][s] = table[token[s]][c], table fp32 [vocab][dim], x fp16 [dim][n]. */
@@ -253,5 +263,7 @@ typedef struct k_adamw {
 } k_adamw;
 void k_adamw_step(pool *p, uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v,
 		  int64_t n);
+/* The same on the caller's thread. */
+void k_adamw_block(uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
 
 #endif

@@ -14,6 +14,7 @@
 #define EW_LANES 16
 /* Columns that softmax and cross-entropy along an outer axis take at once: 64 or 128 bytes of a row. */
 #define COLUMN_BLOCK 64
+#define LOSS_ROWS    64 /* of logits at a time, 8 KB of fp16 */
 typedef float ew_register[EW_BLOCK];
 
 /* A piece of the index space: ni x nj elements, operand o's element (i, j) at
@@ -35,6 +36,9 @@ typedef struct k_loops {
 	/* Elements with stride s to fp32 and back; s == 1 is the fast case. */
 	void (*load)(float *dst, const void *src, k_type type, int64_t s, int n);
 	void (*store)(void *dst, k_type type, int64_t s, const float *src, int n);
+	/* Contiguous fp32 to fp16, past the caches where the set can: for what is not read soon.  The caller
+	 * sees to the order of these stores. */
+	void (*store_past)(half *dst, const float *src, int n);
 	/* m rows of n elements at once, fp16 to fp32 and back */
 	void (*widen_rows)(float *dst, int64_t ldd, const half *src, int64_t lds, int m, int n);
 	void (*narrow_rows)(half *dst, int64_t ldd, const float *src, int64_t lds, int m, int n);
@@ -44,6 +48,14 @@ typedef struct k_loops {
 	void (*softmax_update)(float *max, float *sum, const float *x, int rows, int n);
 	/* x = e^(x - max) * factor for x[rows][n] */
 	void (*softmax_apply)(float *x, const float *max, const float *factor, int rows, int n);
+	/* Columns x[rows][n], rows <= LOSS_ROWS and n <= COLUMN_BLOCK: their maximum and sum of e^(x - max)
+	 * are joined to those that are there; x becomes e^(x - max) * factor. */
+	void (*loss_sum)(float *max, float *sum, const half *x, int64_t ld, int rows, int n);
+	void (*loss_gradient)(half *x, int64_t ld, const float *max, const float *factor, int rows, int n);
+	/* Joins the second pair to the first. */
+	void (*loss_join)(float *max, float *sum, const float *max2, const float *sum2, int n);
+	/* dst[i] = (float)(std * random_normal(seed, stream, first + i)), n <= EW_BLOCK */
+	void (*normal)(float *dst, uint64_t seed, uint64_t stream, double std, int64_t first, int n);
 	double (*sum_squares)(const float *x, int64_t n, bool *finite);
 	void (*adamw)(const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n);
 	/* One item of k_gemm_count's two passes; arg is a count_run. */

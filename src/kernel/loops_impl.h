@@ -4,6 +4,7 @@
 #include "kernel/ewise_impl.h"
 #include "kernel/train_impl.h"
 #include "kernel/gemm_count_impl.h"
+#include "kernel/random_impl.h"
 
 const k_loops LOOPS = {
     .run = run,
@@ -11,11 +12,16 @@ const k_loops LOOPS = {
     .finish = finish,
     .load = load_floats,
     .store = store_floats,
+    .store_past = store_past,
     .widen_rows = widen_rows,
     .narrow_rows = narrow_rows,
     .softmax_row = softmax_row,
     .softmax_update = softmax_update,
     .softmax_apply = softmax_apply,
+    .loss_sum = loss_sum,
+    .loss_gradient = loss_gradient,
+    .loss_join = loss_join,
+    .normal = normal,
     .sum_squares = sum_squares,
     .adamw = adamw,
     .count_products = count_products,

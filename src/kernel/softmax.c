@@ -187,113 +187,108 @@ void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, in
 
 /* ---- Cross-entropy ---------------------------------------------------------------- */
 
-#define LOSS_COLUMNS 32 /* one cache line of fp16 logits */
+/* The vocabulary is cut into chunks, which threads take: logits are read in the order of memory, once for the
+ * maximum and the sum of each column, once to become their gradient.  A chunk's sums wait on the stack, 64 KB
+ * for LOSS_COLUMNS columns.  Chunks depend on the vocabulary alone. */
+#define LOSS_COLUMNS 256
+#define LOSS_CHUNKS  32
 
 typedef struct loss_job {
 	const k_loops *loops;
-	half *logits;
+	half *logits; /* of the first column */
 	const int32_t *target;
-	int64_t vocab, n;
-	float grad_scale;
-	float *column_loss; /* n; or NULL */
-	double *block_loss; /* per block of columns of this group */
-	int64_t base;       /* first block of the group */
+	int64_t vocab, ld, chunk; /* rows of a chunk */
+	int n;
+	float scale;
+	float at_target[LOSS_COLUMNS], max[LOSS_COLUMNS], sum[LOSS_COLUMNS], factor[LOSS_COLUMNS];
+	float part_max[LOSS_CHUNKS][LOSS_COLUMNS], part_sum[LOSS_CHUNKS][LOSS_COLUMNS];
 } loss_job;
 
-/* Loads rows x n logits whose first is at [row][column].  A single column is contiguous. */
-static void load_logits(const loss_job *job, float *to, int64_t row, int64_t column, int rows, int n)
+static void clear_sums(float *max, float *sum, int n)
 {
-	const half *from = job->logits + row * job->n + column;
-	if (job->n == 1)
-		job->loops->load(to, from, K_F16, 1, rows);
-	else
-		job->loops->widen_rows(to, n, from, job->n, rows, n);
-}
-static void store_logits(const loss_job *job, const float *from, int64_t row, int64_t column, int rows, int n)
-{
-	half *to = job->logits + row * job->n + column;
-	if (job->n == 1)
-		job->loops->store(to, K_F16, 1, from, rows);
-	else
-		job->loops->narrow_rows(to, job->n, from, n, rows, n);
-}
-
-static void loss_block(const loss_job *job, int64_t block)
-{
-	const k_loops *l = job->loops;
-	enum { ROWS = 64 };
-	_Alignas(64) float buf[ROWS * LOSS_COLUMNS];
-	float max[LOSS_COLUMNS], sum[LOSS_COLUMNS], at_target[LOSS_COLUMNS];
-	const int64_t first = block * LOSS_COLUMNS;
-	const int n = (int)MIN(job->n - first, LOSS_COLUMNS);
-	const int32_t *target = job->target + first;
 	for (int j = 0; j < n; j++) {
 		max[j] = -INFINITY;
 		sum[j] = 0;
-		assert(target[j] < job->vocab);
-		if (target[j] >= 0)
-			at_target[j] = half_to_float(job->logits[target[j] * job->n + first + j]);
-	}
-	for (int64_t r = 0; r < job->vocab; r += ROWS) {
-		int rows = (int)MIN(job->vocab - r, ROWS);
-		load_logits(job, buf, r, first, rows, n);
-		l->softmax_update(max, sum, buf, rows, n);
-	}
-	double loss = 0;
-	for (int j = 0; j < n; j++) {
-		float v = target[j] < 0 ? 0 : (max[j] - at_target[j]) + log_f(sum[j]);
-		if (job->column_loss)
-			job->column_loss[first + j] = v;
-		loss += (double)v;
-	}
-	job->block_loss[block - job->base] = loss;
-	if (job->grad_scale == 0)
-		return;
-	float factor[LOSS_COLUMNS];
-	for (int j = 0; j < n; j++)
-		factor[j] = target[j] < 0 ? 0 : job->grad_scale / sum[j];
-	for (int64_t r = 0; r < job->vocab; r += ROWS) {
-		int rows = (int)MIN(job->vocab - r, ROWS);
-		load_logits(job, buf, r, first, rows, n);
-		l->softmax_apply(buf, max, factor, rows, n);
-		for (int j = 0; j < n; j++)
-			if (target[j] >= r && target[j] < r + rows)
-				buf[(target[j] - r) * n + j] -= job->grad_scale;
-		store_logits(job, buf, r, first, rows, n);
 	}
 }
 
-static void loss_blocks(void *arg, int64_t first, int64_t last)
+static void sum_chunks(void *arg, int64_t first, int64_t last)
+{
+	loss_job *job = arg;
+	for (int64_t c = first; c < last; c++) {
+		const int64_t end = MIN((c + 1) * job->chunk, job->vocab);
+		clear_sums(job->part_max[c], job->part_sum[c], job->n);
+		for (int64_t r = c * job->chunk; r < end; r += LOSS_ROWS)
+			for (int j = 0; j < job->n; j += COLUMN_BLOCK)
+				job->loops->loss_sum(
+				    job->part_max[c] + j, job->part_sum[c] + j, job->logits + r * job->ld + j,
+				    job->ld, (int)MIN(end - r, LOSS_ROWS), MIN(job->n - j, COLUMN_BLOCK));
+	}
+}
+
+static void differentiate_chunks(void *arg, int64_t first, int64_t last)
 {
 	const loss_job *job = arg;
-	for (int64_t b = first; b < last; b++)
-		loss_block(job, job->base + b);
+	for (int64_t r = first * job->chunk, end = MIN(last * job->chunk, job->vocab); r < end;
+	     r += LOSS_ROWS) {
+		const int64_t rows = MIN(end - r, LOSS_ROWS);
+		half *x = job->logits + r * job->ld;
+		for (int j = 0; j < job->n; j += COLUMN_BLOCK)
+			job->loops->loss_gradient(x + j, job->ld, job->max + j, job->factor + j, (int)rows,
+						  MIN(job->n - j, COLUMN_BLOCK));
+		for (int j = 0; j < job->n; j++) {
+			const int64_t t = job->target[j] - r;
+			if (t >= 0 && t < rows) {
+				float p = exp_of_logit(job->at_target[j] - job->max[j]) * job->factor[j];
+				x[t * job->ld + j] = half_from_float(p - job->scale);
+			}
+		}
+	}
+}
+
+/* The losses of up to LOSS_COLUMNS columns, and their gradients if the scale is not 0. */
+static void loss_columns(pool *p, loss_job *job, float *loss)
+{
+	const int64_t chunks = (job->vocab + job->chunk - 1) / job->chunk, weight = job->chunk * job->n * 4;
+	for (int j = 0; j < job->n; j++) {
+		const int32_t t = job->target[j];
+		assert(t < job->vocab);
+		job->at_target[j] = t < 0 ? 0 : half_to_float(job->logits[t * job->ld + j]);
+	}
+	run_pieces(p, chunks, weight, sum_chunks, job);
+	clear_sums(job->max, job->sum, job->n);
+	for (int64_t c = 0; c < chunks; c++)
+		job->loops->loss_join(job->max, job->sum, job->part_max[c], job->part_sum[c], job->n);
+	for (int j = 0; j < job->n; j++) {
+		const bool counts = job->target[j] >= 0;
+		loss[j] = counts ? (job->max[j] - job->at_target[j]) + log_f(job->sum[j]) : 0;
+		job->factor[j] = counts ? job->scale / job->sum[j] : 0;
+	}
+	if (job->scale != 0)
+		run_pieces(p, chunks, weight, differentiate_chunks, job);
 }
 
 void k_cross_entropy(pool *p, uint32_t isa, half *logits, const int32_t *target, int64_t vocab, int64_t n,
 		     float grad_scale, double *loss_sum, float *column_loss, int64_t *counted)
 {
-	enum { GROUP = 256 };
-	double block_loss[GROUP], sum = 0;
-	loss_job job = {.loops = loops_for(isa),
-			.logits = logits,
-			.target = target,
-			.vocab = vocab,
-			.n = n,
-			.grad_scale = grad_scale,
-			.column_loss = column_loss,
-			.block_loss = block_loss};
-	int64_t blocks = (n + LOSS_COLUMNS - 1) / LOSS_COLUMNS;
-	for (job.base = 0; job.base < blocks; job.base += GROUP) {
-		int64_t count = MIN(blocks - job.base, GROUP);
-		run_pieces(p, count, vocab * MIN(n, LOSS_COLUMNS) * 4, loss_blocks, &job);
-		for (int64_t b = 0; b < count; b++)
-			sum += block_loss[b];
+	loss_job job = {.loops = loops_for(isa), .vocab = vocab, .ld = n, .scale = grad_scale};
+	job.chunk = (vocab + LOSS_CHUNKS * LOSS_ROWS - 1) / (LOSS_CHUNKS * LOSS_ROWS) * LOSS_ROWS;
+	double sum = 0;
+	int64_t targets = 0;
+	for (int64_t first = 0; first < n; first += LOSS_COLUMNS) {
+		float loss[LOSS_COLUMNS];
+		job.logits = logits + first;
+		job.target = target + first;
+		job.n = (int)MIN(n - first, LOSS_COLUMNS);
+		loss_columns(p, &job, loss);
+		for (int j = 0; j < job.n; j++) {
+			sum += (double)loss[j];
+			targets += job.target[j] >= 0;
+		}
+		if (column_loss)
+			memcpy(column_loss + first, loss, (size_t)job.n * sizeof *loss);
 	}
 	*loss_sum = sum;
-	if (counted) {
-		*counted = 0;
-		for (int64_t j = 0; j < n; j++)
-			*counted += target[j] >= 0;
-	}
+	if (counted)
+		*counted = targets;
 }

@@ -86,6 +86,30 @@ void k_embed_grad(pool *p, uint32_t isa, float *dtable, const half *dx, const in
 	run_pieces(p, (dim + GRAD_CHANNELS - 1) / GRAD_CHANNELS, GRAD_CHANNELS * n, embed_grad_piece, &job);
 }
 
+/* ---- Random numbers ---------------------------------------------------------------- */
+
+typedef struct normal_job {
+	const k_loops *loops;
+	float *dst;
+	uint64_t seed, stream;
+	double std;
+	int64_t n;
+} normal_job;
+
+static void normal_piece(void *arg, int64_t first, int64_t last)
+{
+	const normal_job *job = arg;
+	for (int64_t i = first * EW_BLOCK, end = MIN(last * EW_BLOCK, job->n); i < end; i += EW_BLOCK)
+		job->loops->normal(job->dst + i, job->seed, job->stream, job->std, i,
+				   (int)MIN(end - i, EW_BLOCK));
+}
+
+void k_normal(pool *p, uint32_t isa, float *dst, uint64_t seed, uint64_t stream, double std, int64_t n)
+{
+	normal_job job = {loops_for(isa), dst, seed, stream, std, n};
+	run_pieces(p, (n + EW_BLOCK - 1) / EW_BLOCK, EW_BLOCK, normal_piece, &job);
+}
+
 /* ---- Norm ------------------------------------------------------------------------- */
 
 #define NORM_BLOCKS 256
@@ -125,6 +149,11 @@ double k_sum_squares(pool *p, uint32_t isa, const float *x, int64_t n, bool *fin
 }
 
 /* ---- AdamW ------------------------------------------------------------------------ */
+
+void k_adamw_block(uint32_t isa, const k_adamw *h, float *w, const float *g, float *m, float *v, int64_t n)
+{
+	loops_for(isa)->adamw(h, w, g, m, v, n);
+}
 
 typedef struct adamw_job {
 	const k_loops *loops;

@@ -1,7 +1,7 @@
 /* The parameter table and the segments, whatever the family. */
 #include "nn/model.h"
 
-#include "base/random.h"
+#include "kernel/kernel.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -106,13 +106,15 @@ an_status an_model_split(const an_model *m, const char *name, const char *functi
 
 void an_model_init(const an_model *m, uint64_t seed, float *block)
 {
-	memset(block, 0, (size_t)m->block * sizeof *block); /* the padding too: it is written to files */
 	for (int i = 0; i < m->nparams; i++) {
 		const an_param *p = &m->param[i];
 		float *w = block + p->offset;
-		for (int64_t j = 0; j < p->count; j++)
-			w[j] = p->kind == AN_PARAM_NORM
-				   ? 1.0f
-				   : (float)(p->init_std * random_normal(seed, (uint64_t)i, (uint64_t)j));
+		for (int64_t j = 0; p->kind == AN_PARAM_NORM && j < p->count; j++)
+			w[j] = 1;
+		if (p->kind != AN_PARAM_NORM)
+			k_normal(ctx_pool(m->ctx), m->ctx->isa, w, seed, (uint64_t)i, p->init_std, p->count);
+		/* the padding too: it is written to files */
+		int64_t end = i + 1 < m->nparams ? m->param[i + 1].offset : m->block;
+		memset(w + p->count, 0, (size_t)(end - p->offset - p->count) * sizeof *w);
 	}
 }

@@ -182,7 +182,7 @@ static bool find_loss(an_trainer *t, int param, bool *wanted, loss_place *out)
 			break;
 		case AN_HOST_WEIGHT_GRAD:
 		case AN_HOST_CAST:
-			if (!a->to_device && a->param == param) {
+			if (a->param == param) {
 				a->x->marked = true;
 				if (a->y)
 					a->y->marked = true;

@@ -3,7 +3,7 @@
  * Each layer has two cache buffers of `context` rows, one row per token.  A program for W new tokens
  * reads the rows that are there (a mask hides the others) and its new rows are bound to the rows
  * behind them, so nothing is moved.  Programs are compiled when first needed, for W = 1, 16, 64,
- * 256 and for caches of a quarter, or all of the context: a short text does not pay for a long one.
+ * 256 and for caches of 1/16, 1/8 ... of the context: a text pays for at most twice the rows it has.
  * What is fed is cut into pieces of these widths; a last piece that is too short is filled up: the
  * rows it leaves behind the text are hidden by the mask and written over by the next tokens. */
 #include "train/train.h"
@@ -12,7 +12,7 @@
 #include "train/sample.h"
 
 static const int widths[] = {256, 64, 16, 1};
-enum { WIDTHS = LENGTH(widths), SPANS = 3 };
+enum { WIDTHS = LENGTH(widths), SPANS = 5 };
 
 /* Programs and calls for one width and one span of the cache. */
 typedef struct decoder {
@@ -139,8 +139,8 @@ an_status an_generator_new(an_device *d, const an_model *m, const float *block, 
 	g->context = context;
 	g->kv_dim = c->kv_heads * c->head_dim;
 	g->layers = an_model_segments(m) - 1;
-	for (int i = 0; i < SPANS; i++) /* 1/16, 1/4, 1 of the context */
-		g->span[i] = MAX(MIN(context, 64), context >> 2 * (SPANS - 1 - i));
+	for (int i = 0; i < SPANS; i++) /* 1/16, 1/8, 1/4, 1/2, 1 of the context */
+		g->span[i] = MAX(MIN(context, 64), context >> (SPANS - 1 - i));
 	arena_init(&g->arena, d->ctx);
 	an_status s = make(g);
 	if (s != AN_OK) {
@@ -381,7 +381,8 @@ size_t an_generator_length(const an_generator *g) { return g->length; }
 
 int32_t an_generator_sample(an_generator *g, const an_sample_options *opt)
 {
-	return sample_token(g->logits, an_model_config(g->model)->vocab, opt, g->drawn++, g->candidate);
+	return sample_token(ctx_pool(g->ctx), g->ctx->isa, g->logits, an_model_config(g->model)->vocab, opt,
+			    g->drawn++, g->candidate);
 }
 
 an_status an_generator_slide(an_generator *g, size_t keep)

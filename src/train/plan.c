@@ -365,7 +365,7 @@ static an_status add_micro_batch(an_trainer *t)
 			 (action){.param = an_model_embedding(t->model)});
 }
 
-/* AdamW and the device's copy for the parameters order[first] .. of one group. */
+/* AdamW for the parameters order[first] .. of one group, with the device's copy. */
 static an_status add_update_of(an_trainer *t, const char *group, int first, int n)
 {
 	int64_t count = 0, device = 0;
@@ -374,21 +374,13 @@ static an_status add_update_of(an_trainer *t, const char *group, int first, int 
 		count += p->count;
 		device += t->weight[t->order[i]] ? p->count : 0;
 	}
-	action a = {.param = first, .nparams = n, .to_device = true};
-	TRY(add_entry(t,
-		      (an_plan_entry){.name = arena_printf(&t->arena, "AdamW %s", group),
-				      .host = AN_HOST_ADAMW,
-				      .bytes = 28 * count, /* reads w, g, m, v; writes w, m, v */
-				      .per_update = true},
-		      a));
-	if (device == 0)
-		return AN_OK;
 	return add_entry(t,
-			 (an_plan_entry){.name = arena_printf(&t->arena, "weights %s", group),
-					 .host = AN_HOST_CAST,
-					 .bytes = (4 + 2) * device,
+			 (an_plan_entry){.name = arena_printf(&t->arena, "AdamW %s", group),
+					 .host = AN_HOST_ADAMW,
+					 /* reads w, g, m, v; writes w, m, v; writes the device's */
+					 .bytes = 28 * count + 2 * device,
 					 .per_update = true},
-			 a);
+			 (action){.param = first, .nparams = n});
 }
 
 static an_status add_update(an_trainer *t)

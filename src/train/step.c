@@ -92,22 +92,10 @@ static void cast_gradient(an_trainer *t, const action *a)
 	an_buffer_unmap(a->x->buffer);
 }
 
-static an_status cast_weights(an_trainer *t, const action *a)
-{
-	for (int i = a->param; i < a->param + a->nparams; i++) {
-		const an_param *p = an_model_param(t->model, t->order[i]);
-		surface *w = t->weight[t->order[i]];
-		if (w)
-			TRY(an_buffer_update_from_f32(w->buffer, 0, p->count, t->weights + p->offset));
-	}
-	return AN_OK;
-}
-
 static bool is_gradient(const an_trainer *t, int entry)
 {
 	an_host_op host = t->entries[entry].host;
-	return host == AN_HOST_WEIGHT_GRAD || host == AN_HOST_EMBED_GRAD ||
-	       (host == AN_HOST_CAST && !t->actions[entry].to_device);
+	return host == AN_HOST_WEIGHT_GRAD || host == AN_HOST_EMBED_GRAD || host == AN_HOST_CAST;
 }
 
 /* The parameter whose gradient is the first, in the order of computation, that is not finite. */
@@ -137,7 +125,22 @@ static void norm(an_trainer *t)
 		t->skipped = first_not_finite(t);
 }
 
-static void adamw(an_trainer *t, const action *a)
+/* AdamW over one parameter. */
+typedef struct adamw_of {
+	k_adamw h;
+	uint32_t isa;
+	float *w, *g, *m, *v;
+} adamw_of;
+
+static const float *updated(void *arg, int64_t i, int64_t n)
+{
+	const adamw_of *a = arg;
+	k_adamw_block(a->isa, &a->h, a->w + i, a->g + i, a->m + i, a->v + i, n);
+	return a->w + i;
+}
+
+/* New masters, and what the device has of them in the same pass. */
+static an_status adamw(an_trainer *t, const action *a)
 {
 	const an_train_options *o = &t->o;
 	double clip = o->clip > 0 && t->grad_norm > o->clip ? o->clip / t->grad_norm : 1;
@@ -151,10 +154,21 @@ static void adamw(an_trainer *t, const action *a)
 		     .g_scale = (float)(clip / t->gradient_scale)};
 	for (int i = a->param; i < a->param + a->nparams; i++) {
 		const an_param *p = an_model_param(t->model, t->order[i]);
-		h.decay = p->decay ? (float)o->decay : 0;
-		k_adamw_step(workers(t), t->ctx->isa, &h, t->weights + p->offset, gradient_of(t, p),
-			     t->m + p->offset, t->v + p->offset, p->count);
+		const surface *device = t->weight[t->order[i]];
+		adamw_of of = {h,
+			       t->ctx->isa,
+			       t->weights + p->offset,
+			       gradient_of(t, p),
+			       t->m + p->offset,
+			       t->v + p->offset};
+		of.h.decay = p->decay ? (float)o->decay : 0;
+		if (device)
+			TRY(an_buffer_update(device->buffer, 0, p->count, updated, &of));
+		else
+			k_adamw_step(workers(t), of.isa, &of.h, of.w, of.g, of.m, of.v, p->count);
 	}
+	t->version++;
+	return AN_OK;
 }
 
 /* ---- Programs ---------------------------------------------------------------------- */
@@ -202,17 +216,9 @@ an_status train_run_entry(an_trainer *t, int i, double grad_scale, double *nats)
 	case AN_HOST_EMBED_GRAD: embed_grad(t, a); break;
 	case AN_HOST_CROSS_ENTROPY: *nats = cross_entropy(t, grad_scale); break;
 	case AN_HOST_WEIGHT_GRAD: weight_grad(t, a); break;
-	case AN_HOST_CAST:
-		if (a->to_device)
-			s = cast_weights(t, a);
-		else
-			cast_gradient(t, a);
-		break;
+	case AN_HOST_CAST: cast_gradient(t, a); break;
 	case AN_HOST_NORM: norm(t); break;
-	case AN_HOST_ADAMW:
-		adamw(t, a);
-		t->version++;
-		break;
+	case AN_HOST_ADAMW: s = adamw(t, a); break;
 	}
 	e->seconds += seconds_now() - began;
 	e->runs++;

@@ -96,7 +96,6 @@ typedef struct action {
 	k_gemm_args gemm;   /* WEIGHT_GRAD: one of its batches, without addresses */
 	int64_t batch, x_offset, y_offset, x_stride, y_stride; /* WEIGHT_GRAD: in elements */
 	const k_gemm_row *row;
-	bool to_device; /* CAST: masters to the device; else an fp16 gradient to fp32 */
 	/* device entries, by operation: of all updates that counted, and of the last */
 	an_counts *counts, *recent;
 } action;

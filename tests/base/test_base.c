@@ -160,6 +160,49 @@ static void every_allocation_may_fail(void **state)
 	}
 }
 
+/* Blocks around the size from which they are mapped. */
+static void tensor_blocks_are_zero_and_aligned(void **state)
+{
+	(void)state;
+	static const size_t size[] = {
+	    0,      1, 1000, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1,
+	    9 << 20};
+	an_ctx *ctx = open_ctx(1);
+	for (int round = 0; round < 2; round++)
+		for (int i = 0; i < LENGTH(size); i++) {
+			unsigned char *p = mem_alloc_tensor(ctx, size[i]), any = 0;
+			assert_non_null(p);
+			assert_int_equal((uintptr_t)p % 64, 0);
+			for (size_t j = 0; j < size[i]; j++)
+				any |= p[j];
+			assert_int_equal(any, 0);
+			memset(p, 0xff, size[i]);
+			mem_free_tensor(ctx, p, size[i]);
+		}
+	/* some hundred megabytes in pieces, given back in another order */
+	enum { BLOCKS = 120 };
+	unsigned char *block[BLOCKS];
+	size_t bytes[BLOCKS];
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < BLOCKS; i++) {
+			bytes[i] = (size_t)(i * 37 % 100 + 1) * 30001;
+			block[i] = mem_alloc_tensor(ctx, bytes[i]);
+			assert_non_null(block[i]);
+			assert_int_equal(block[i][0] | block[i][bytes[i] - 1], 0);
+			memset(block[i], i + 1, bytes[i]);
+		}
+		for (int i = 0; i < BLOCKS; i++) {
+			int k = (i * 49 + round) % BLOCKS;
+			assert_int_equal(block[k][0], k + 1);
+			assert_int_equal(block[k][bytes[k] - 1], k + 1);
+			mem_free_tensor(ctx, block[k], bytes[k]);
+		}
+	}
+	assert_null(mem_alloc_tensor(ctx, SIZE_MAX - 100));
+	assert_null(mem_alloc_tensor(ctx, SIZE_MAX / 2));
+	an_ctx_close(ctx);
+}
+
 static void arenas_rewind(void **state)
 {
 	(void)state;
@@ -287,10 +330,15 @@ static void isa_names_round_trip(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(half_to_float_is_exact),        cmocka_unit_test(half_rounds_to_nearest_even),
-	    cmocka_unit_test(bfloat_rounds_to_nearest_even), cmocka_unit_test(random_draws_are_normal),
-	    cmocka_unit_test(every_allocation_may_fail),     cmocka_unit_test(arenas_rewind),
-	    cmocka_unit_test(files_are_replaced_atomically), cmocka_unit_test(every_item_runs_once),
+	    cmocka_unit_test(half_to_float_is_exact),
+	    cmocka_unit_test(half_rounds_to_nearest_even),
+	    cmocka_unit_test(bfloat_rounds_to_nearest_even),
+	    cmocka_unit_test(random_draws_are_normal),
+	    cmocka_unit_test(every_allocation_may_fail),
+	    cmocka_unit_test(arenas_rewind),
+	    cmocka_unit_test(tensor_blocks_are_zero_and_aligned),
+	    cmocka_unit_test(files_are_replaced_atomically),
+	    cmocka_unit_test(every_item_runs_once),
 	    cmocka_unit_test(isa_names_round_trip),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -53,6 +53,15 @@ static void test_open(void **state)
 	an_ctx_close(ctx);
 }
 
+/* 3 i^2, for up to 8 values */
+static const float *squares(void *arg, int64_t i, int64_t m)
+{
+	static float at[8];
+	for (int64_t j = i; j < i + m; j++)
+		at[j] = (float)(*(int *)arg * j * j);
+	return at + i;
+}
+
 static void test_buffers(void **state)
 {
 	(void)state;
@@ -69,6 +78,11 @@ static void test_buffers(void **state)
 	MIL_OK(ctx, an_buffer_update_from_f32(b, 2, 6, values));
 	for (int i = 0; i < 6; i++)
 		assert_int_equal(x[2 + i], half_from_float(values[i]));
+	MIL_OK(ctx, an_buffer_update(b, 4, 8, squares, &(int){3}));
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(x[4 + i], half_from_float((float)(3 * i * i)));
+	assert_int_equal(x[3], half_from_float(values[1]));
+	assert_int_equal(an_buffer_update(b, 4, 9, squares, &(int){3}), AN_USAGE);
 	assert_int_equal(an_buffer_update_from_f32(b, 8, 5, values), AN_USAGE);
 	assert_int_equal(an_buffer_update_from_f32(b, -1, 1, values), AN_USAGE);
 

@@ -282,6 +282,11 @@ static void test_tails(void **state)
 				setup s = plain(r, u, x, kr + c);
 				expect(r, &s, NULL, seed++);
 			}
+			/* long rows, which are read in another order */
+			for (int x = -1; r->vector && x <= 64; x += x % 16 ? 1 : 15) {
+				setup s = plain(r, u, 1 + c % 2, GEMM_LONG_ROW + x);
+				expect(r, &s, NULL, seed++);
+			}
 		}
 	}
 }

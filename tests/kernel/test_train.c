@@ -1,5 +1,6 @@
 /* Embedding, cross-entropy, norm and AdamW against double precision; the same bits at any number
  * of threads and on every instruction set. */
+#include "base/random.h"
 #include "support/kernel_check.h"
 
 #include <math.h>
@@ -64,7 +65,8 @@ static void test_embed(void **state)
 static void test_cross_entropy(void **state)
 {
 	(void)state;
-	static const int size[][2] = {{7, 5}, {1, 3}, {65, 33}, {1000, 1}, {321, 100}, {4096, 64}, {63, 2}};
+	static const int size[][2] = {{7, 5},     {1, 3},     {65, 33}, {1000, 1},
+				      {321, 100}, {4096, 64}, {63, 2},  {2113, 300}};
 	for (int c = 0; c < LENGTH(size); c++) {
 		const int vocab = size[c][0], n = size[c][1];
 		half *logits = malloc(sizeof *logits * (size_t)(vocab * n)),
@@ -138,6 +140,43 @@ static void test_cross_entropy(void **state)
 	}
 }
 
+/* Logits of -inf take no part, also where all of the first rows are. */
+static void test_masked_logits(void **state)
+{
+	(void)state;
+	enum { V = 5000, N = 70 };
+	half *x = malloc(V * N * sizeof *x), *first = malloc(V * N * sizeof *x);
+	int32_t target[N];
+	double first_sum = 0, sum;
+	for (int run = 0; run < RUNS; run++) {
+		for (int v = 0; v < V; v++)
+			for (int s = 0; s < N; s++)
+				x[v * N + s] =
+				    v < 4000 + s || v % 3 ? 0xfc00 : half_from_float((float)(s % 7));
+		for (int s = 0; s < N; s++)
+			target[s] = (4000 + s + 2) / 3 * 3;
+		k_cross_entropy(run_pool(run), run_isa(run), x, target, V, N, 1, &sum, NULL, NULL);
+		if (run == 0) {
+			first_sum = sum;
+			memcpy(first, x, V * N * sizeof *x);
+		}
+		assert_true(sum == first_sum);
+		assert_memory_equal(x, first, V * N * sizeof *x);
+	}
+	double want = 0;
+	for (int s = 0; s < N; s++) {
+		const int equal = (V - 1) / 3 - (4000 + s + 2) / 3 + 1;
+		want += log(equal);
+		for (int v = 0; v < V; v++) {
+			double p = v < 4000 + s || v % 3 ? 0 : 1.0 / equal - (v == target[s]);
+			assert_true(fabs((double)half_to_float(x[v * N + s]) - p) <= fabs(p) * 0x1p-10);
+		}
+	}
+	assert_true(fabs(sum - want) <= want * 0x1p-20);
+	free(x);
+	free(first);
+}
+
 /* Squares are exact in double; n additions of 2^-53 each. */
 static void test_sum_squares(void **state)
 {
@@ -172,6 +211,101 @@ static void test_sum_squares(void **state)
 			x[777777] = kept;
 		}
 	free(x);
+}
+
+/* Draws are those of the scalar generator, to the bit. */
+static void test_normal(void **state)
+{
+	(void)state;
+	enum { N = 200003 };
+	float *x = malloc(N * sizeof *x);
+	static const double std[] = {0.02, 1, 0.0040824829046386};
+	for (int c = 0; c < LENGTH(std); c++)
+		for (int run = 0; run < RUNS; run++) {
+			const int n = run < 3 ? N : 16384 + 511 * run;
+			x[n - 1] = NAN;
+			k_normal(run_pool(run), run_isa(run), x, 7, (uint64_t)c, std[c], n);
+			for (int i = 0; i < n; i += run % 7 + 1)
+				assert_true(x[i] ==
+					    (float)(std[c] * random_normal(7, (uint64_t)c, (uint64_t)i)));
+			assert_false(isnan(x[n - 1]));
+		}
+	free(x);
+}
+
+/* AdamW and the conversion of its weights in one pass: the bits of one after the other. */
+typedef struct adamw_of {
+	uint32_t isa;
+	const k_adamw *h;
+	float *w, *g, *m, *v;
+	int64_t n;
+	int made;
+} adamw_of;
+
+static const float *make(void *arg, int64_t begin, int64_t n)
+{
+	adamw_of *a = arg;
+	assert_true(begin >= 0 && n > 0 && begin + n <= a->n);
+	__atomic_fetch_add(&a->made, (int)n, __ATOMIC_RELAXED);
+	k_adamw_block(a->isa, a->h, a->w + begin, a->g + begin, a->m + begin, a->v + begin, n);
+	return a->w + begin;
+}
+
+static void test_adamw_and_conversion(void **state)
+{
+	(void)state;
+	/* around vectors, around blocks, and large enough for stores past the caches */
+	static const int size[] = {1, 15, 16, 17, 63, 65, 2047, 2049, 20000, (1 << 19) + 2049};
+	enum { MOST = (1 << 19) + 2049 };
+	const k_adamw h = {.lr = 1e-2f,
+			   .beta1 = 0.9f,
+			   .beta2 = 0.95f,
+			   .eps = 1e-8f,
+			   .decay = 0.1f,
+			   .c1 = 0.1f,
+			   .c2 = 0.05f,
+			   .g_scale = 0.5f};
+	float *init[4], *want[4], *got[4];
+	for (int a = 0; a < 4; a++) {
+		init[a] = malloc(MOST * sizeof(float));
+		want[a] = malloc(MOST * sizeof(float));
+		got[a] = malloc(MOST * sizeof(float));
+		for (int i = 0; i < MOST; i++)
+			init[a][i] = (float)check_uniform(20 + a, i, a == 3 ? 0 : -1, 1);
+	}
+	uint16_t *to = malloc((MOST + 4) * sizeof *to);
+	for (int c = 0; c < LENGTH(size); c++)
+		for (int run = 0; run < (size[c] == MOST ? 3 + 2 : RUNS); run++) {
+			const int n = size[c], shift = run % 3; /* of the destination: any address */
+			for (int a = 0; a < 4; a++) {
+				memcpy(want[a], init[a], (size_t)n * sizeof(float));
+				memcpy(got[a], init[a], (size_t)n * sizeof(float));
+			}
+			k_adamw_step(NULL, 0, &h, want[0], want[1], want[2], want[3], n);
+			adamw_of of = {run_isa(run), &h, got[0], got[1], got[2], got[3], n, 0};
+			to[shift + n] = 0xabcd;
+			k_store_made(run_pool(run), run_isa(run), to + shift, c % 2 ? K_F16 : K_BF16, n, make,
+				     &of);
+			assert_int_equal(of.made, n);
+			assert_int_equal(to[shift + n], 0xabcd);
+			for (int a = 0; a < 4; a++)
+				assert_memory_equal(got[a], want[a], (size_t)n * sizeof(float));
+			for (int i = 0; i < n; i++)
+				assert_int_equal(to[shift + i], c % 2 ? half_from_float(want[0][i])
+								      : bfloat_from_float(want[0][i]));
+			if (c % 2)
+				continue;
+			memcpy(got[0], init[0], (size_t)n * sizeof(float));
+			of.w = got[1]; /* values as they are */
+			k_store_made(run_pool(run), run_isa(run), got[0], K_F32, n, make, &of);
+			assert_memory_equal(got[0], got[1], (size_t)n * sizeof(float));
+		}
+	for (int a = 0; a < 4; a++) {
+		free(init[a]);
+		free(want[a]);
+		free(got[a]);
+	}
+	free(to);
 }
 
 /* Each of m, v, w passes through at most 8 roundings of terms no larger than those summed here. */
@@ -251,7 +385,12 @@ static int end(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_embed), cmocka_unit_test(test_cross_entropy),
-					   cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_embed),
+					   cmocka_unit_test(test_cross_entropy),
+					   cmocka_unit_test(test_masked_logits),
+					   cmocka_unit_test(test_sum_squares),
+					   cmocka_unit_test(test_normal),
+					   cmocka_unit_test(test_adamw),
+					   cmocka_unit_test(test_adamw_and_conversion)};
 	return cmocka_run_group_tests(tests, begin, end);
 }

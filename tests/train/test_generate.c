@@ -189,7 +189,7 @@ static void check_distribution(const an_sample_options *o, const double *p)
 	int count[V] = {0};
 	sample_candidate c[V];
 	for (uint64_t i = 0; i < DRAWS; i++)
-		count[sample_token(logits, V, o, i, c)]++;
+		count[sample_token(NULL, 0, logits, V, o, i, c)]++;
 	for (int i = 0; i < V; i++)
 		assert_true(fabs(count[i] - DRAWS * p[i]) <= 5 * sqrt(DRAWS * p[i] * (1 - p[i])));
 }
@@ -217,6 +217,71 @@ static void samples_follow_the_definition(void **state)
 			   (double[V]){0, two, 0, 1 - two, 0});
 }
 
+/* A vocabulary of usual size against its definition, sorted in full: what is drawn is among the likeliest,
+ * and each half of these as often as it weighs (within 5 standard deviations); on any number of threads the
+ * same. */
+static int by_size(const void *a, const void *b)
+{
+	const sample_candidate *x = a, *y = b;
+	return x->logit != y->logit ? (x->logit < y->logit ? 1 : -1) : x->id - y->id;
+}
+
+static void likeliest_are_found_in_a_large_vocabulary(void **state)
+{
+	(void)state;
+	enum { MANY = 20000, TRIALS = 100 };
+	float *x = malloc(MANY * sizeof *x);
+	sample_candidate *c = malloc(MANY * sizeof *c), *all = malloc(MANY * sizeof *all);
+	an_ctx *ctx;
+	an_ctx_options three = {.threads = 3};
+	assert_int_equal(an_ctx_open(&three, &ctx), AN_OK);
+	static const an_sample_options how[] = {{.temperature = 1, .top_k = 40, .seed = 1},
+						{.temperature = 0.7, .top_p = 0.9, .seed = 2},
+						{.temperature = 1.5, .top_k = 500, .top_p = 0.5, .seed = 3},
+						{.temperature = 1e-3, .top_p = 0.99, .seed = 4}};
+	for (int spread = 0; spread < 2; spread++)
+		for (int h = 0; h < LENGTH(how); h++) {
+			const an_sample_options *o = &how[h];
+			double mass = 0, part = 0;
+			int n = o->top_k ? o->top_k : MANY, m = 0;
+			for (int i = 0; i < MANY; i++) {
+				/* some equal ones; with spread 0 most are as likely as the best */
+				x[i] =
+				    (float)random_normal(4, 0, (uint64_t)(i / 2)) * (spread ? 3.0f : 0.01f);
+				all[i] = (sample_candidate){.logit = x[i], .id = i};
+			}
+			qsort(all, MANY, sizeof *all, by_size);
+			for (int i = 0; i < MANY; i++)
+				all[i].weight = (float)exp(((double)all[i].logit - (double)all[0].logit) /
+							   o->temperature);
+			for (int i = 0; i < n; i++)
+				mass += (double)all[i].weight;
+			for (; o->top_p > 0 && m < n && part < o->top_p * mass; m++)
+				part += (double)all[m].weight;
+			n = o->top_p > 0 ? m : n;
+			mass = o->top_p > 0 ? part : mass;
+			double front = 0;
+			int halfway = 0, before = 0, rank[MANY];
+			while (front < mass / 2)
+				front += (double)all[halfway++].weight;
+			for (int i = 0; i < MANY; i++)
+				rank[all[i].id] = i;
+			for (uint64_t k = 0; k < TRIALS; k++) {
+				int32_t id = sample_token(ctx_pool(ctx), ctx->isa, x, MANY, o, k, c);
+				assert_int_equal(id, sample_token(NULL, 0, x, MANY, o, k, c));
+				assert_true(rank[id] < n);
+				before += rank[id] < halfway;
+			}
+			front /= mass;
+			assert_true(fabs(before - TRIALS * front) <=
+				    5 * sqrt(TRIALS * front * (1 - front)) + 1e-3);
+		}
+	an_ctx_close(ctx);
+	free(x);
+	free(c);
+	free(all);
+}
+
 static void draws_depend_on_seed_and_position(void **state)
 {
 	(void)state;
@@ -225,13 +290,15 @@ static void draws_depend_on_seed_and_position(void **state)
 	int differ = 0;
 	an_sample_options a = {.temperature = 1, .seed = 1}, b = {.temperature = 1, .seed = 2};
 	for (uint64_t i = 0; i < 200; i++) {
-		assert_int_equal(sample_token(flat, 64, &a, i, c), sample_token(flat, 64, &a, i, c));
-		differ += sample_token(flat, 64, &a, i, c) != sample_token(flat, 64, &b, i, c);
+		assert_int_equal(sample_token(NULL, 0, flat, 64, &a, i, c),
+				 sample_token(NULL, 0, flat, 64, &a, i, c));
+		differ +=
+		    sample_token(NULL, 0, flat, 64, &a, i, c) != sample_token(NULL, 0, flat, 64, &b, i, c);
 	}
 	assert_true(differ > 180); /* 197 expected, 3 of 200 equal by chance */
 	/* what is not a number has no effect but the likeliest of the rest, and never leaves the table */
 	float odd[4] = {NAN, 1, -INFINITY, 0};
-	int32_t id = sample_token(odd, 4, &a, 0, c);
+	int32_t id = sample_token(NULL, 0, odd, 4, &a, 0, c);
 	assert_in_range(id, 0, 3);
 }
 
@@ -241,6 +308,7 @@ int main(void)
 	    cmocka_unit_test(cache_gives_the_full_forward),
 	    cmocka_unit_test(slide_begins_anew),
 	    cmocka_unit_test(samples_follow_the_definition),
+	    cmocka_unit_test(likeliest_are_found_in_a_large_vocabulary),
 	    cmocka_unit_test(draws_depend_on_seed_and_position),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -203,20 +203,13 @@ static void apple_unmap(an_buffer *b)
 		log_text(dev->ctx, AN_LOG_WARNING, "%s", an_message(dev->ctx));
 }
 
-static an_status apple_update(an_buffer *b, int64_t begin, int64_t n, const float *src)
+static an_status apple_update(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg)
 {
 	apple_device *dev = b->device->impl;
-	an_ctx *ctx = dev->ctx;
 	char *to = apple_map(b);
 	if (!to)
 		return AN_DEVICE;
-	to += (size_t)begin * an_dtype_size((an_dtype)b->type.dtype);
-	if (b->type.dtype == AN_FP16)
-		k_f32_to_f16(ctx_pool(ctx), ctx->isa, (half *)to, src, n);
-	else if (b->type.dtype == AN_BF16)
-		k_f32_to_bf16(ctx_pool(ctx), ctx->isa, (bfloat *)to, src, n);
-	else
-		memcpy(to, src, (size_t)n * sizeof *src);
+	dev_store_made(b, to, begin, n, make, arg);
 	return dev->route->unlock(dev, b->impl);
 }
 
@@ -305,7 +298,7 @@ const device_ops apple_device_ops = {
     .release = apple_release,
     .map = apple_map,
     .unmap = apple_unmap,
-    .update_from_f32 = apple_update,
+    .update = apple_update,
     .submit = apple_submit,
     .wait = apple_wait,
     .free_call = apple_free_call,

@@ -100,16 +100,9 @@ static void soft_release(an_buffer *b) { mem_free_tensor(b->device->ctx, b->impl
 
 static void *soft_map(an_buffer *b) { return (char *)b->impl + b->offset; }
 
-static an_status soft_update(an_buffer *b, int64_t begin, int64_t n, const float *src)
+static an_status soft_update(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg)
 {
-	an_ctx *ctx = b->device->ctx;
-	char *to = (char *)soft_map(b) + (size_t)begin * an_dtype_size((an_dtype)b->type.dtype);
-	if (b->type.dtype == AN_FP16)
-		k_f32_to_f16(ctx_pool(ctx), ctx->isa, (half *)to, src, n);
-	else if (b->type.dtype == AN_BF16)
-		k_f32_to_bf16(ctx_pool(ctx), ctx->isa, (bfloat *)to, src, n);
-	else
-		memcpy(to, src, (size_t)n * sizeof *src);
+	dev_store_made(b, soft_map(b), begin, n, make, arg);
 	return AN_OK;
 }
 
@@ -125,7 +118,7 @@ const device_ops soft_device_ops = {
     .alloc = soft_alloc,
     .release = soft_release,
     .map = soft_map,
-    .update_from_f32 = soft_update,
+    .update = soft_update,
     .submit = soft_submit,
     .wait = soft_wait,
     .kernels = soft_kernels,
