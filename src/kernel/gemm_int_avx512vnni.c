@@ -108,8 +108,9 @@ UNCHECKED void pack_int_avx512vnni_b(void *panel, const void *src, k_type type, 
 INLINE void tile(const int rows, const int vectors, int k, const int32_t *a, const int32_t *b, int32_t *c,
 		 int64_t ldc, int m, int n, bool add)
 {
-	const trailer *ta = (const trailer *)(const void *)(a + k / 4 * MR);
-	const trailer *tb = (const trailer *)(const void *)(b + k / 4 * NR);
+	static const trailer none; /* with K = 0 nothing has been packed */
+	const trailer *ta = k ? (const trailer *)(const void *)(a + k / 4 * MR) : &none;
+	const trailer *tb = k ? (const trailer *)(const void *)(b + k / 4 * NR) : &none;
 	__m512i t[MR][2], column[2];
 	UNROLL
 	for (int v = 0; v < vectors; v++)
