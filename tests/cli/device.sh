@@ -15,7 +15,7 @@ expect 2 'no device is called "ane:tcp"; there is: "ane", "ane:objc"' run none -
 [ -e "${STANDIN:-}/libobjc.so" ] || finish
 
 ane=(--libraries "$STANDIN")
-for device in ane ane:objc auto; do
+for device in ane ane:objc ane:e5rt auto; do
 	expect 0 '' run "$device" --device "$device" "${ane[@]}"
 	same "$device and m4" "$(cksum < "$device.npy")" "$(cksum < soft.npy)"
 done

@@ -51,11 +51,17 @@ has habits '^  differs  min_width +fails: .*0x1d.*; works at 32 elements; expect
 has habits '^  differs  ordered_names +works; expected: .* gives wrong data$'
 has habits '^  differs  explicit +works; expected: .* is refused$'
 same 'habits that differ' "$(awk '/^  differs/ { print $2 }' habits | tr '\n' ' ')" \
-	'ordered_bytes equal_size min_width ordered_names explicit '
+	'ordered_bytes equal_size constant_kernels min_width constant_kernels contraction ordered_names explicit '
 STANDIN_PROFILE=m1 expect 1 '' probe "${engine[@]}" --only choice --json m1.json
 has out '^  differs  slice +gain16 '
 json m1.json '$i{"choice slice"}{expected} eq "exact" && $i{"choice product"}{verdict} eq "agrees"'
 STANDIN_CHIP='Apple M9' expect 0 '' probe "${engine[@]}" --only case
 has out 'since the device does not say which chip it is$'
+# the other route, and rules on operations
+expect 0 '' probe --device ane:e5rt --libraries "$STANDIN" --only habit --json e5rt.json
+json e5rt.json '$r->{differ} == 0 && $r->{failed} == 0 && $i{"habit own_outputs"}{observed} eq "works" && $i{"habit short_ports"}{verdict} eq "agrees"'
+json e5rt.json '$i{"habit compile_budget"}{expected} eq "no limit" && $i{"habit keeps_weights"}{observed} =~ /old weights/'
+STANDIN_QUIRKS=fixed_ports=on expect 1 '' probe --device ane:e5rt --libraries "$STANDIN" --only habit --json rules.json
+json rules.json '$i{"habit fixed_ports"}{verdict} eq "differs" && $i{"habit fixed_ports"}{observed} =~ /^fails/'
 [ -z "$(find "$work" -name model.mil)" ] || bad 'model folders are left'
 finish

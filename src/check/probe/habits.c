@@ -2,6 +2,7 @@
 #include "check/probe/probe.h"
 
 #include "ane/quirks.h"
+#include "base/half.h"
 #include "check/session.h"
 #include "mil/ir.h"
 
@@ -63,6 +64,67 @@ static void implicit(an_builder *b, int width)
 	an_output(b, y);
 }
 
+/* Ports of fp32. */
+static void wide(an_builder *b, int width)
+{
+	an_value x = an_input(b, "x", an_tensor(AN_FP32, 4, (int32_t[]){1, 1, 1, width}));
+	an_output(b, an_name(b, an_add(b, x, x), "y"));
+}
+
+static void joined(an_builder *b, int width)
+{
+	an_value part[] = {an_input(b, "x", line(width)), an_input(b, "z", line(width))};
+	an_output(b, an_name(b, an_concat(b, part, LENGTH(part), 1), "y"));
+}
+
+/* Attention whose mask leaves every position itself alone: y is the values. */
+static void masked(an_builder *b, int width)
+{
+	enum { POSITIONS = 16 };
+	static const uint16_t lowest = 0xfbff; /* -65504 */
+	uint16_t mask[POSITIONS * POSITIONS] = {0};
+	for (int i = 0; i < POSITIONS * POSITIONS; i++)
+		mask[i] = i % (POSITIONS + 1) ? lowest : 0;
+	an_type t = an_tensor(AN_FP16, 4, (int32_t[]){1, 1, POSITIONS, width});
+	an_value q = an_input(b, "q", t), k = an_input(b, "k", t), v = an_input(b, "v", t), y = AN_NO_VALUE;
+	an_value m =
+	    an_const(b, "mask", an_tensor(AN_FP16, 4, (int32_t[]){1, 1, POSITIONS, POSITIONS}), mask);
+	an_arg args[] = {{"query", AN_ARG_VALUE, 0, {.value = q}},
+			 {"key", AN_ARG_VALUE, 0, {.value = k}},
+			 {"value", AN_ARG_VALUE, 0, {.value = v}},
+			 {"attn_mask", AN_ARG_VALUE, 0, {.value = m}}};
+	an_emit(b, OP_SCALED_DOT_PRODUCT_ATTENTION, "y", args, LENGTH(args), &y, 1);
+	an_output(b, y);
+}
+
+/* A convolution by an input; few enough products that sums are exact. */
+static void moving(an_builder *b, int width)
+{
+	enum { CHANNELS = 4 };
+	an_value x = an_input(b, "x", an_tensor(AN_FP16, 4, (int32_t[]){1, CHANNELS, 1, width}));
+	an_value w = an_input(b, "w", an_tensor(AN_FP16, 4, (int32_t[]){CHANNELS, CHANNELS, 1, 1}));
+	an_arg args[] = {{"x", AN_ARG_VALUE, 0, {.value = x}}, {"weight", AN_ARG_VALUE, 0, {.value = w}}};
+	an_value y = AN_NO_VALUE;
+	an_emit(b, OP_CONV, "y", args, LENGTH(args), &y, 1);
+	an_output(b, y);
+}
+
+static void inner(an_builder *b, int size)
+{
+	an_value x = an_input(b, "x", an_tensor(AN_FP16, 4, (int32_t[]){1, 1, 32, size}));
+	an_value z = an_input(b, "z", an_tensor(AN_FP16, 4, (int32_t[]){1, 1, size, 32}));
+	an_output(b, an_name(b, an_matmul(b, x, z, false, false), "y"));
+}
+
+static void tiled(an_builder *b, int width)
+{
+	an_value x = an_input(b, "x", line(width)), y = AN_NO_VALUE;
+	an_arg args[] = {{"x", AN_ARG_VALUE, 0, {.value = x}},
+			 {"reps", AN_ARG_INTS, 4, {.ints = (int32_t[]){1, 2, 1, 1}}}};
+	an_emit(b, OP_TILE, "y", args, LENGTH(args), &y, 1);
+	an_output(b, y);
+}
+
 /* A program that does not say what wrote it. */
 static void anonymous(an_builder *b, int width)
 {
@@ -76,6 +138,8 @@ typedef struct habit {
 	const char *broken;                     /* so that the adapter does not see to it */
 	int size[8];                            /* what is tried until something works; 0 ends it */
 	bool in_place;                          /* input and output share memory */
+	bool again;                             /* run once more, with other memory */
+	bool spoils;                            /* where it is broken nothing else may run in this process */
 	an_status (*run)(an_probe *p, int64_t number, an_probe_result *out);
 } habit;
 
@@ -83,6 +147,7 @@ static an_status run_budget(an_probe *p, int64_t number, an_probe_result *out);
 static an_status run_loaded(an_probe *p, int64_t number, an_probe_result *out);
 static an_status run_pause(an_probe *p, int64_t number, an_probe_result *out);
 static an_status run_kept(an_probe *p, int64_t number, an_probe_result *out);
+static an_status run_weights(an_probe *p, int64_t number, an_probe_result *out);
 
 static const habit habits[] = {
     {.quirk = "ordered_names", .build = named, .broken = "ordered_names=off", .size = {32}},
@@ -93,6 +158,16 @@ static const habit habits[] = {
      .broken = "min_surface=off",
      .size = {32, 256, 2048, 8192, 16384, 24576, 32768}},
     {.quirk = "min_width", .build = doubled, .broken = "min_width=off", .size = {1, 2, 4, 8, 16, 32, 64}},
+    {.quirk = "width_multiple", .build = doubled, .broken = "width_multiple=off", .size = {33, 40, 48}},
+    {.quirk = "short_ports", .build = wide, .broken = "short_ports=off", .size = {32}},
+    {.quirk = "no_concat", .build = joined, .broken = "no_concat=off", .size = {32}},
+    {.quirk = "unmasked", .build = masked, .broken = "unmasked=off", .size = {32}},
+    {.quirk = "constant_kernels", .build = moving, .broken = "constant_kernels=off", .size = {32}},
+    {.quirk = "contraction", .build = inner, .broken = "contraction=off", .size = {5}},
+    {.quirk = "no_tile", .build = tiled, .broken = "no_tile=off", .size = {32}, .spoils = true},
+    {.quirk = "fixed_ports", .build = doubled, .broken = "fixed_ports=off", .size = {32}, .again = true},
+    {.quirk = "prepared", .build = doubled, .broken = "prepared=off", .size = {32}, .again = true},
+    {.quirk = "qos", .build = doubled, .broken = "qos=0", .size = {32}},
     {.quirk = "packed", .build = rows, .broken = "packed=off", .size = {33}},
     {.quirk = "aligned_size", .build = doubled, .broken = "aligned_size=off", .size = {33}},
     {.quirk = "own_outputs", .build = doubled, .broken = "own_outputs=off", .size = {32}, .in_place = true},
@@ -103,6 +178,7 @@ static const habit habits[] = {
     {.quirk = "loaded_programs", .run = run_loaded},
     {.quirk = "compile_pause", .run = run_pause},
     {.quirk = "kept_folder", .run = run_kept},
+    {.quirk = "keeps_weights", .run = run_weights},
 };
 
 static const habit *find(int quirk)
@@ -119,8 +195,10 @@ bool habit_known(int quirk) { return find(quirk); }
 
 typedef enum outcome { WORKS, REFUSED, FAILS, WRONG } outcome;
 static const char *const outcome_text[] = {"works", "is refused", "fails", "gives wrong data"};
-static const outcome breach_outcome[] = {
-    [AN_QUIRK_REFUSES] = REFUSED, [AN_QUIRK_FAILS] = FAILS, [AN_QUIRK_WRONG] = WRONG};
+static const outcome breach_outcome[] = {[AN_QUIRK_REFUSES] = REFUSED,
+					 [AN_QUIRK_FAILS] = FAILS,
+					 [AN_QUIRK_NOTHING] = WORKS,
+					 [AN_QUIRK_WRONG] = WRONG};
 
 /* Element i of input k. */
 static uint16_t number_at(int k, int64_t i)
@@ -134,11 +212,15 @@ static uint16_t number_at(int k, int64_t i)
 static an_status fill_inputs(session *s)
 {
 	for (int k = 0; k < s->nin; k++) {
-		uint16_t *x = an_buffer_map(s->in[k]);
+		void *memory = an_buffer_map(s->in[k]);
+		uint16_t *x = memory;
 		if (!x)
 			return AN_DEVICE;
 		for (int64_t i = 0; i < an_type_count(an_buffer_type(s->in[k])); i++)
-			x[i] = number_at(k, i);
+			if (an_buffer_type(s->in[k])->dtype == AN_FP32)
+				((float *)memory)[i] = half_to_float(number_at(k, i));
+			else
+				x[i] = number_at(k, i);
 		an_buffer_unmap(s->in[k]);
 	}
 	return AN_OK;
@@ -158,6 +240,21 @@ static an_status same_output(session *a, session *b, int i, bool in_place, bool 
 	return mine && theirs ? AN_OK : AN_DEVICE;
 }
 
+/* The first input and output in new memory, the input as it was. */
+static an_status other_memory(session *s)
+{
+	an_buffer *x, *y;
+	TRY(an_buffer_new(s->device, an_buffer_type(s->in[0]), &x));
+	an_buffer_free(s->in[0]);
+	s->in[0] = x;
+	TRY(an_buffer_new(s->device, an_buffer_type(s->out[0]), &y));
+	an_buffer_free(s->out[0]);
+	s->out[0] = y;
+	TRY(an_call_bind(s->call, an_executable_input(s->exe, 0, NULL), x));
+	TRY(an_call_bind(s->call, an_executable_output(s->exe, 0, NULL), y));
+	return fill_inputs(s);
+}
+
 static an_status run_session(const habit *h, session *engine, session *exact, outcome *out)
 {
 	bool same = true;
@@ -167,6 +264,10 @@ static an_status run_session(const habit *h, session *engine, session *exact, ou
 	if (h->in_place)
 		TRY(an_call_bind(engine->call, an_executable_output(engine->exe, 0, NULL), engine->in[0]));
 	TRY(an_call_run(engine->call));
+	if (h->again) {
+		TRY(other_memory(engine));
+		TRY(an_call_run(engine->call));
+	}
 	TRY(an_call_run(exact->call));
 	for (int i = 0; i < engine->nout; i++)
 		TRY(same_output(engine, exact, i, h->in_place, &same));
@@ -250,12 +351,18 @@ static an_status run_program(an_probe *p, const habit *h, int quirk, bool holds,
 		snprintf(out->observed + used, sizeof out->observed - used, "; works at %d elements",
 			 h->size[n]);
 	out->verdict = first == want ? AN_PROBE_AGREES : AN_PROBE_DIFFERS;
+	p->spent |= h->spoils && first != WORKS;
 	return AN_OK;
 }
 
 /* ---- Limits ------------------------------------------------------------------------------------ */
 
 #define UNLIMITED "compile_budget=999999999,loaded_programs=off,compile_pause=off"
+
+static unsigned route_of(const an_probe *p)
+{
+	return strcmp(p->info.device, "ane:e5rt") ? ANE_ROUTE_OBJC : ANE_ROUTE_E5RT;
+}
 
 static int64_t compiles_used(const an_device *d)
 {
@@ -264,20 +371,11 @@ static int64_t compiles_used(const an_device *d)
 	return 999999999 - info.compiles_left;
 }
 
-/* What is known of the engine on the route that the probe takes. */
-static an_status known_quirks(const an_probe *p, ane_quirks *out)
-{
-	an_device_info info;
-	an_device_get_info(p->device, &info);
-	const unsigned route = strstr(info.name, "e5rt") ? ANE_ROUTE_E5RT : ANE_ROUTE_OBJC;
-	return ane_quirks_set(p->ctx, p->chip, route, NULL, out);
-}
-
 /* A device that counts no limits, in a process that may still compile `room` programs. */
 static an_status open_unlimited(const an_probe *p, int64_t room, const char *quirks, an_device **out)
 {
 	ane_quirks known;
-	TRY(known_quirks(p, &known));
+	TRY(ane_quirks_set(p->ctx, p->chip, route_of(p), NULL, &known));
 	TRY(probe_device(p, quirks, out));
 	int64_t budget = known.value[QUIRK_COMPILE_BUDGET];
 	if (!budget || compiles_used(*out) + room <= budget)
@@ -427,13 +525,34 @@ static an_status run_kept(an_probe *p, int64_t number, an_probe_result *out)
 	return AN_OK;
 }
 
+/* New weights in a program, where the adapter is told that they are heeded. */
+static an_status run_weights(an_probe *p, int64_t number, an_probe_result *out)
+{
+	an_device *d;
+	bool heeded = false;
+	TRY(probe_device(p, "keeps_weights=off", &d));
+	an_status s = speed_reload(p, d, &heeded, NULL);
+	an_device_close(d);
+	snprintf(out->expected, sizeof out->expected, "%s", number ? "the old weights are kept" : "");
+	if (s == AN_UNSUPPORTED)
+		probe_say(p, out, "the old weights are kept, or nobody can tell");
+	else
+		TRY(s);
+	if (s == AN_OK)
+		snprintf(out->observed, sizeof out->observed, "%s",
+			 heeded ? "the new weights are used" : "the old weights are kept");
+	/* reports disagree: what the engine does is what is to be found out */
+	out->verdict = heeded == (number == 0) ? AN_PROBE_AGREES : AN_PROBE_DIFFERS;
+	return AN_OK;
+}
+
 /* ---- The item ------------------------------------------------------------------------------------ */
 
 an_status habit_run(an_probe *p, int quirk, an_probe_result *out)
 {
 	const habit *h = find(quirk);
 	ane_quirks known;
-	TRY(known_quirks(p, &known));
+	TRY(ane_quirks_set(p->ctx, p->chip, route_of(p), NULL, &known));
 	int64_t number = known.value[quirk];
 	if (!h) {
 		snprintf(out->observed, sizeof out->observed, "there is no program that tries it");

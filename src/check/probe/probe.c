@@ -286,6 +286,8 @@ an_status an_probe_run(an_probe *p, int i, an_probe_result *out)
 	*out = (an_probe_result){.verdict = AN_PROBE_UNKNOWN, .value = NAN, .reference = NAN, .unit = ""};
 	if (i < 0 || i >= p->n)
 		return fail(p->ctx, AN_USAGE, "there is no item %d", i);
+	if (p->spent)
+		return fail(p->ctx, AN_BUDGET, "what was tried before in this process has spoiled it");
 	const probe_entry *e = &p->entry[i];
 	double began = seconds_now();
 	an_status s = AN_OK;

@@ -31,6 +31,7 @@ struct an_probe {
 	an_probe_info info;
 	probe_entry entry[PROBE_ITEMS_MOST];
 	int n;
+	bool spent;           /* nothing more can be tried in this process */
 	an_case_result *base; /* all cases in the chip's profile; NULL: not yet */
 };
 
@@ -48,6 +49,9 @@ an_status choice_run(an_probe *p, int rule, an_probe_result *out);
 /* Names of measurements, NULL after the last. */
 const char *speed_name(int i, const char **text);
 an_status speed_run(an_probe *p, int i, an_probe_result *out);
+/* Replaces the weights of a program on `d`: whether the new ones are used, and the median of the seconds that
+ * it took (may be NULL). */
+an_status speed_reload(an_probe *p, an_device *d, bool *used, double *median);
 
 /* energy.c */
 typedef struct energy energy;
