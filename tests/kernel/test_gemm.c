@@ -410,7 +410,7 @@ static product make_product(const k_gemm_row *r, int64_t m, int64_t n, int64_t k
 	if (r->precision >> K_FIXED & 1)
 		x.g.precision = K_FIXED;
 	const int64_t na = m * k, nb = k * n, nc = m * n, matrices = batch * 2;
-	const k_type tc = bits & 8 ? K_F16 : K_F32;
+	const k_type type = r->integer ? K_I8 : K_F16, tc = r->integer ? K_I32 : bits & 8 ? K_F16 : K_F32;
 	x.a_bytes = (size_t)(na * matrices) * 2;
 	x.b_bytes = (size_t)(nb * matrices) * 2;
 	x.c_bytes = (size_t)(nc * matrices) * k_type_size(tc);
@@ -423,9 +423,9 @@ static product make_product(const k_gemm_row *r, int64_t m, int64_t n, int64_t k
 	for (int64_t i = 0; i < nb * matrices; i++)
 		x.b[i] = half_from_float(uniform(32, (uint64_t)i));
 	memset(x.c, 0x11, x.c_bytes);
-	x.g.a = (k_matrix){x.a, K_F16, bits & 1 ? 1 : k, bits & 1 ? m : 1, {2 * na, na}};
+	x.g.a = (k_matrix){x.a, type, bits & 1 ? 1 : k, bits & 1 ? m : 1, {2 * na, na}};
 	/* one of the two batch dims repeats b */
-	x.g.b = (k_matrix){x.b, K_F16, bits & 2 ? 1 : n, bits & 2 ? k : 1, {broadcast_b ? 0 : 2 * nb, nb}};
+	x.g.b = (k_matrix){x.b, type, bits & 2 ? 1 : n, bits & 2 ? k : 1, {broadcast_b ? 0 : 2 * nb, nb}};
 	x.g.c = (k_matrix){x.c, tc, bits & 4 ? 1 : n, bits & 4 ? m : 1, {2 * nc, nc}};
 	return x;
 }
