@@ -658,7 +658,8 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 		for (int64_t kb = first; kb <= last; kb++) {
 			int from, to = (int)MIN(g->k - kb * q->kc, q->kc);
 			useful_k(q, kb * q->kc, x.row, x.m, x.column, x.n, &from, &to);
-			const bool used = to > 0 || r->integer; /* sums at panels' ends are needed for K of 0 too */
+			const bool used =
+			    to > 0 || r->integer; /* sums at panels' ends are needed for K of 0 too */
 			if (used && q->pack_a == LOCAL)
 				pack_block(q, K_A, (char *)rows_of(q, &x, kb), batch, x.row, x.m, kb);
 			if (used && q->pack_b == LOCAL)
