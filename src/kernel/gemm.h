@@ -109,6 +109,9 @@ gemm_kernel_fn gemm_int_portable;
 gemm_pack_fn pack_int_avx2_a, pack_int_avx2_b;
 gemm_kernel_fn gemm_int_avx2;
 
+gemm_pack_fn pack_int_amx_a, pack_int_amx_b;
+gemm_kernel_fn gemm_int_amx;
+
 gemm_pack_fn pack_int_avx512vnni_a, pack_int_avx512vnni_b;
 gemm_kernel_fn gemm_int_avx512vnni;
 gemm_pack_fn pack_fixed_neon_a, pack_fixed_neon_b, pack_fixed_vector_neon;

@@ -1,6 +1,7 @@
 /* Products of 8-bit integers, every row of the table, against integer arithmetic in 64 bits: equal, always.
  */
 #include "kernel/gemm_int.h"
+#include "support/kernel_amx_emulator.h"
 #include "support/kernel_check.h"
 
 #include <setjmp.h>
@@ -121,10 +122,20 @@ static void check(const k_gemm_row *row, const setup *s, pool *p, uint64_t seed)
 
 static const k_type types[] = {K_I8, K_U8};
 
+/* What may run here, tiles in an emulator if need be. */
+static uint32_t runnable(void)
+{
+	uint32_t machine = isa_detect();
+	/* asked for each time: cmocka takes over SIGILL before each test */
+	if (amx_provide() == AMX_EMULATED && machine & ISA_AVX512)
+		machine |= ISA_AMX_INT8;
+	return machine;
+}
+
 /* Calls `body` for every row that runs here, with each pair of types. */
 static void each(void (*body)(const k_gemm_row *r, setup *s))
 {
-	uint32_t machine = isa_detect();
+	const uint32_t machine = runnable();
 	int rows = 0;
 	for (int i = 0; i < gemm_table_size; i++) {
 		const k_gemm_row *r = &gemm_table[i];
@@ -310,6 +321,7 @@ static void test_selection(void **state)
 	    {false, ISA_AVX2, "int_avx2_6x16"},
 	    {false, avx512, "int_avx2_6x16"},
 	    {false, avx512 | ISA_AVX512_VNNI, "int_avx512vnni_12x32"},
+	    {false, avx512 | ISA_AVX512_VNNI | ISA_AMX_INT8, "int_amx_32x32"},
 	    {true, avx512 | ISA_AVX512_VNNI, "int_portable_4x8"},
 #endif
 #ifdef __aarch64__
@@ -332,9 +344,10 @@ static void test_selection(void **state)
 static int begin(void **state)
 {
 	(void)state;
+	const uint32_t machine = runnable();
 	print_message("rows tested:");
 	for (int i = 0; i < gemm_table_size; i++)
-		if (gemm_table[i].integer && (gemm_table[i].isa & isa_detect()) == gemm_table[i].isa)
+		if (gemm_table[i].integer && (gemm_table[i].isa & machine) == gemm_table[i].isa)
 			print_message(" %s", gemm_table[i].name);
 	print_message("\n");
 	return 0;
