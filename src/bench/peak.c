@@ -5,7 +5,9 @@
 #include "base/half.h"
 #include "base/random.h"
 
-enum { LOOPS = 400000, TILE_LOOPS = 100000, DATA_BYTES = 8192 };
+enum { DATA_BYTES = 8192 };
+#define LOOPS      400000
+#define TILE_LOOPS 100000
 
 /* What a loop reads before it begins. */
 typedef struct peak_data {

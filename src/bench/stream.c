@@ -168,7 +168,7 @@ an_status stream_fresh(const bench *b, bench_times *t, double *rate)
 	}
 	bench_clock to = measure_clock();
 	*t = stats_times(seconds, b->o.runs, measure_noisy(&from, &to, 1));
-	*rate = 1e-9 * BYTES / t->median;
+	*rate = 1e-9 * (double)BYTES / t->median;
 	return AN_OK;
 }
 

@@ -399,6 +399,7 @@ static packed_head head_of(const gemm_plan *q, k_operand x)
 			     .side = x};
 }
 
+__attribute__((unused)) /* but by assertions */
 static bool head_fits(const gemm_plan *q, k_operand x, const void *packed)
 {
 	const packed_head want = head_of(q, x), *have = packed;

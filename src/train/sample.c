@@ -14,7 +14,8 @@ static int by_logit(const void *a, const void *b)
 
 /* A histogram of how far below the best logit the others are tells which of them can be among the likeliest:
  * to sort a whole vocabulary takes longer than a small model's token. */
-enum { BINS = 256, BINS_PER_UNIT = 8 };
+enum { BINS = 256 };
+#define BINS_PER_UNIT 8.0
 
 static int bin_of(const sample_candidate *c, float best, double temperature)
 {
