@@ -399,9 +399,8 @@ static packed_head head_of(const gemm_plan *q, k_operand x)
 			     .side = x};
 }
 
-__attribute__((unused)) /* but by assertions */
-static bool
-head_fits(const gemm_plan *q, k_operand x, const void *packed)
+/* For assertions. */
+__attribute__((unused)) static bool head_fits(const gemm_plan *q, k_operand x, const void *packed)
 {
 	const packed_head want = head_of(q, x), *have = packed;
 	return have->row == want.row && have->count == want.count && have->k == want.k &&
