@@ -392,7 +392,10 @@ static int run(int argc, char **argv)
 	if (carried) {
 		if (!o.d.numerics && strncmp(o.d.device, "ane", 3) != 0)
 			o.d.numerics = "m4"; /* where auto finds an engine, that has its own */
-		return worker(&o, carried);
+		int status = worker(&o, carried);
+		free(carried);
+		free(typed);
+		return status;
 	}
 	if (o.json)
 		check_writable(o.json);

@@ -113,8 +113,15 @@ static bool is_bound(const soft_call *c, int axis)
 		}
 		return c->u.ew.mask >> axis & 1;
 	}
-	if (c->kind == CALL_SOFTMAX && c->u.copy.below == axis)
-		return true;
+	if (c->kind == CALL_SOFTMAX) {
+		/* it goes along rows or columns by its axis and the innermost of the others (k_softmax) */
+		int innermost = -1;
+		for (int d = 0; d < c->u.copy.rank; d++)
+			if (d != c->u.copy.axis && c->u.copy.dim[d] > 1)
+				innermost = d;
+		if (c->u.copy.below == axis || (c->u.copy.x.stride[c->u.copy.axis] != 1 && axis == innermost))
+			return true;
+	}
 	return (c->kind == CALL_SOFTMAX || c->kind == CALL_ARG) && c->u.copy.axis == axis;
 }
 
