@@ -66,11 +66,11 @@ static an_status make(training *t)
 	TRY(model_fill(t->b, &t->m));
 	an_train_options o = {.steps = 1 << 20, .lr = 1e-4, .warmup = -1};
 	an_data data = {.train = t->m.tokens};
+	model_drop_block(
+	    &t->m); /* the trainer draws weights itself: a second block is no part of a training */
 	double began = seconds_now();
-	TRY(an_trainer_new(t->m.device, t->m.model, &data, &o, t->m.block, &t->trainer));
+	TRY(an_trainer_new(t->m.device, t->m.model, &data, &o, NULL, &t->trainer));
 	t->start = seconds_now() - began;
-	/* before the step touches gradients and moments, so that it is not part of the peak */
-	model_drop_block(&t->m);
 	return AN_OK;
 }
 
