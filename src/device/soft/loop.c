@@ -224,8 +224,6 @@ static int join(looper *l, const soft_call *c)
 	return -1;
 }
 
-static int64_t aligned(int64_t n) { return (n + 63) / 64 * 64; }
-
 /* ---- Making a loop --------------------------------------------------------------------- */
 
 static void drop_axis(int64_t *x, int axis, int rank)
@@ -288,7 +286,7 @@ static void confine(looper *l, int first, int end)
 			l->seen[e->call[i].storage[r]] = 0;
 	for (int i = 0; i < (int)l->s->nstorages; i++)
 		if (l->seen[i] == l->round && l->count > threads) {
-			l->step[i] = aligned(l->step[i]);
+			l->step[i] = soft_aligned(l->step[i]);
 			l->s->storages[i].bytes = l->step[i] * threads;
 		} else {
 			l->seen[i] = 0;
@@ -326,8 +324,8 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 				soft_call narrower = *c;
 				narrow(&narrower, axis[i]); /* may want more than all batches at once */
 				soft_storage *st = &l->s->storages[c->storage[r]];
-				const int64_t one =
-				    aligned((int64_t)k_gemm_scratch(c->u.gemm.row, &narrower.u.gemm.args, 1));
+				const int64_t one = soft_aligned(
+				    (int64_t)k_gemm_scratch(c->u.gemm.row, &narrower.u.gemm.args, 1));
 				st->bytes = one * threads;
 				loop.u.loop.step[at] = one;
 				loop.u.loop.by_worker[at] = true;

@@ -7,10 +7,6 @@
 
 #include <stdlib.h>
 
-enum { ALIGN = 64 }; /* a cache line, and the widest vector */
-
-static int64_t aligned(int64_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
-
 static void live_ranges(soft_fn *s, const soft_exe *e)
 {
 	for (int i = 0; i < e->ncalls; i++)
@@ -56,10 +52,10 @@ static an_status plan_scratch(soft_fn *s, soft_exe *e)
 		qsort(near, (size_t)k, sizeof *near, by_offset);
 		int64_t at = 0;
 		for (int j = 0; j < k && near[j]->offset < at + todo[i]->bytes; j++)
-			at = MAX(at, aligned(near[j]->offset + near[j]->bytes));
+			at = MAX(at, soft_aligned(near[j]->offset + near[j]->bytes));
 		todo[i]->offset = at;
-		end = MAX(end, aligned(at + todo[i]->bytes));
-		sum += aligned(todo[i]->bytes);
+		end = MAX(end, soft_aligned(at + todo[i]->bytes));
+		sum += soft_aligned(todo[i]->bytes);
 	}
 	e->scratch = (size_t)end;
 	e->values_bytes = (size_t)sum;
@@ -75,7 +71,7 @@ static an_status place_constants(soft_fn *s, soft_exe *e)
 		if (st->kind != STORE_CONST || st->first < 0)
 			continue;
 		st->offset = end;
-		end = aligned(end + st->bytes);
+		end = soft_aligned(end + st->bytes);
 	}
 	e->constants_size = (size_t)end;
 	e->constants = mem_alloc_tensor(s->ctx, (size_t)end);

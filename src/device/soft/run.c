@@ -145,6 +145,14 @@ static void add_time(soft_call *c, double began)
 
 static void run_counted(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts);
 
+static void count_or_run(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts)
+{
+	if (counts)
+		run_counted(p, isa, c, at, counts);
+	else
+		run_call(p, isa, c, at, NULL);
+}
+
 static void loop_item(void *arg, int64_t i, int worker)
 {
 	const loop_run *run = arg;
@@ -156,10 +164,7 @@ static void loop_item(void *arg, int64_t i, int worker)
 		for (int r = 0; r < c->nrefs; r++, k++)
 			at[r] = (char *)address(run->e, &loop->ref[k]) +
 				loop->u.loop.step[k] * (loop->u.loop.by_worker[k] ? worker : i);
-		if (run->counts)
-			run_counted(run->p, run->isa, c, at, run->counts);
-		else
-			run_call(run->p, run->isa, c, at, NULL);
+		count_or_run(run->p, run->isa, c, at, run->counts);
 		if (run->timing)
 			add_time(c, began);
 	}
@@ -212,10 +217,8 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 			at[r] = address(e, &c->ref[r]);
 		if (c->kind == CALL_LOOP)
 			run_loop(p, d, e, c, counts);
-		else if (counts)
-			run_counted(p, d->ctx->isa, c, at, counts);
 		else
-			run_call(p, d->ctx->isa, c, at, NULL);
+			count_or_run(p, d->ctx->isa, c, at, counts);
 		if (d->timing)
 			add_time(c, began);
 	}

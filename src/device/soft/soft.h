@@ -291,6 +291,8 @@ an_status soft_emit(soft_fn *s, soft_exe *e, arena *a);
 /* loop.c */
 an_status soft_loop(soft_fn *s, soft_exe *e, arena *a);
 /* plan.c */
+/* Bytes up to a whole number of cache lines, which are as long as the widest vector. */
+static inline int64_t soft_aligned(int64_t n) { return (n + 63) / 64 * 64; }
 an_status soft_plan(soft_fn *s, soft_exe *e, arena *a);
 /* run.c */
 /* Calls [first, end); counts, by operation, may be NULL. */
