@@ -127,10 +127,11 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 				int rows = (int)MIN(job->n - r, ROWS);
 				if (r < limit)
 					load_columns(job, buf, x + r * job->sx * sizex, rows, n);
-				for (int i = 0; i < rows && (along || r + rows > limit); i++)
-					for (int j = 0; j < n && (!along || at + j < r + i); j++)
-						if (along || r + i >= limit)
-							buf[i * n + j] = -INFINITY;
+				for (int i = 0; i < rows; i++) {
+					int64_t out = along ? r + i - at : r + i < limit ? 0 : n;
+					for (int j = 0; j < MIN(out, n); j++)
+						buf[i * n + j] = -INFINITY;
+				}
 				if (pass == 0) {
 					l->softmax_update(max, sum, buf, rows, n);
 					continue;
