@@ -333,6 +333,27 @@ int64_t gemm_batch_offset(const k_gemm_args *g, const k_matrix *x, int64_t batch
 
 static const k_matrix *matrix_of(const k_gemm_args *g, k_operand x) { return x == K_A ? &g->a : &g->b; }
 
+/* Elements along K, counted from the first of a block. */
+typedef struct stretch {
+	int from, to;
+} stretch;
+
+/* Of the k elements from `first` on those that are not 0 in all of the vectors [at, at + count) of an operand,
+ * or all, if the row wants them; from is a multiple of kr. */
+static stretch not_zero(const gemm_plan *q, k_operand x, k_triangle t, int64_t first, int64_t k, int64_t at,
+			int64_t count)
+{
+	const k_gemm_row *r = q->row;
+	stretch s = {0, (int)k};
+	if (t == K_WHOLE || r->precision & FIXED || r->trailer)
+		return s;
+	if ((t == K_LOWER) == (x == K_A))
+		s.to = (int)MAX(MIN(k, at + count - first), 0);
+	else if (!r->head)
+		s.from = (int)(MIN(MAX(at - first, 0), k) / r->kr * r->kr);
+	return s;
+}
+
 /* Packs vectors (rows of A, columns of B) [first, first + count), elements of K block `kb`. */
 static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch, int64_t first, int64_t count,
 		       int64_t kb)
@@ -344,8 +365,12 @@ static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch,
 	const int width = width_of(r, x);
 	gemm_pack_fn *pack = x == K_A ? r->pack_a : r->pack_b;
 	int64_t at = gemm_batch_offset(&q->g, from, batch) + first * sv + k0 * se;
+	const k_triangle triangle = x == K_A ? q->g.triangle_a : q->g.triangle_b;
 	for (int64_t v = 0; v < count; v += width, at += width * sv) {
-		pack(to, element_at(from, at), from->type, sv, se, (int)MIN(count - v, width), (int)k);
+		const int64_t n = MIN(count - v, width);
+		const stretch s = not_zero(q, x, triangle, k0, k, first + v, n);
+		pack(to + s.from * step_of(r, x), element_at(from, at + s.from * se), from->type, sv, se,
+		     (int)n, s.to - s.from);
 		to += panel_bytes(r, x, q->kc);
 	}
 }
@@ -426,6 +451,7 @@ static k_operand plan_packing(gemm_plan *q, const k_gemm_row *r, const k_gemm_ar
 {
 	k_gemm_args g = *args;
 	g.packed_a = g.packed_b = NULL;
+	g.triangle_a = g.triangle_b = K_WHOLE; /* the product may have others */
 	make_plan(q, r, &g, 1);
 	return q->transposed ? (which == K_A ? K_B : K_A) : which;
 }
@@ -545,26 +571,14 @@ static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, in
 		     int *to)
 {
 	const k_gemm_args *g = &q->g;
-	const k_gemm_row *r = q->row;
-	int64_t begin = first, end = first + *to;
-	*from = 0;
-	if (r->precision & FIXED || r->trailer)
-		return;
-	if (g->triangle_a == K_LOWER)
-		end = MIN(end, i + m);
-	else if (g->triangle_a == K_UPPER)
-		begin = MAX(begin, i);
-	if (g->triangle_b == K_UPPER)
-		end = MIN(end, j + n);
-	else if (g->triangle_b == K_LOWER)
-		begin = MAX(begin, j);
-	if (begin >= end) {
-		*to = 0;
-		return;
-	}
-	*to = (int)round_up(end - first, r->kr);
-	if (!r->head)
-		*from = (int)((begin - first) / r->kr * r->kr);
+	stretch of_a = not_zero(q, K_A, g->triangle_a, first, *to, i, m);
+	stretch of_b = not_zero(q, K_B, g->triangle_b, first, *to, j, n);
+	*from = MAX(of_a.from, of_b.from);
+	*to = MIN(of_a.to, of_b.to);
+	if (*from >= *to)
+		*from = *to = 0;
+	else
+		*to = (int)round_up(*to, q->row->kr);
 }
 
 /* Memory that will be wanted soon: stretches of `bytes`, `step` apart. */
