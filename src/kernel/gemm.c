@@ -27,13 +27,15 @@ const struct k_gemm_row gemm_table[] = {
 	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split},
 	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
 	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
-	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512},
+	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512,
+	 .kernel_half = gemm_bf16_avx512_half},
 	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
 	 .nr = 64, .kr = 1, .element = 2, .element_a = 4, .head = 256, .mc = 240, .kc = 192, .nc = 512,
 	 .pack_a = pack_f16_avx512_a, .pack_b = pack_f16_avx512_b, .kernel = gemm_f16_avx512},
 	{.name = "f32_avx512_12x32", .isa = ISA_AVX512, .precision = EXACT | FAST, .mr = 12, .nr = 32, .kr = 1, .element = 4,
 	 .mc = 240, .kc = 256, .nc = 512,
-	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512},
+	 .pack_a = pack_f32_avx512_a, .pack_b = pack_f32_avx512_b, .kernel = gemm_f32_avx512,
+	 .kernel_half = gemm_f32_avx512_half},
 	{.name = "fixed_vector_avx512", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .kr = 16, .element = 8,
 	 .trailer = 64, .mc = 64, .pack_a = pack_fixed_vector_avx512, .vector = gemm_fixed_vector_avx512},
 	{.name = "fixed_avx512_12x32", .isa = ISA_AVX512, .precision = FIXED, .f16_only = true, .mr = 12, .nr = 32, .kr = 1,
@@ -670,6 +672,7 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 	const size_t a_panel = panel_bytes(r, K_A, q->kc), b_panel = panel_bytes(r, K_B, q->kc);
 	const bool biased = (r->precision & FIXED) && g->bias.data;
 	const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
+	const bool to_half = r->kernel_half && g->c.type == K_F16 && g->c.cs == 1;
 	const int64_t k0 = kb * q->kc;
 	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
 	const char *a = rows_of(q, x, kb), *b = columns_of(q, x, kb, j);
@@ -692,12 +695,18 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 			__builtin_prefetch(next + done + p, 0, 2); /* to the second-level cache */
 		done += share;
 		ask(&x->ahead);
+		const char *a_from = a + (size_t)from * (size_t)step_of(r, K_A);
+		const char *b_from = b + (size_t)from * (size_t)step_of(r, K_B);
+		const int64_t at = x->at + i * g->c.rs + j * g->c.cs;
+		if (final && to_half) {
+			r->kernel_half(to - from, a_from, b_from, tile, x->ldc, tm, tn, add || biased,
+				       (half *)g->c.data + at, g->c.rs);
+			continue;
+		}
 		if (from < to || !add)
-			r->kernel(to - from, a + (size_t)from * (size_t)step_of(r, K_A),
-				  b + (size_t)from * (size_t)step_of(r, K_B), tile, x->ldc, tm, tn,
-				  add || biased);
+			r->kernel(to - from, a_from, b_from, tile, x->ldc, tm, tn, add || biased);
 		if (!q->direct && final)
-			store_tile(run, tile, x->ldc, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+			store_tile(run, tile, x->ldc, at, tm, tn);
 	}
 }
 

@@ -24,6 +24,11 @@ typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv,
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			    bool add);
 
+/* The same, where the sums become fp16: they go to out, row i to out + i * ldo, rounded to nearest even, after c
+ * was added. */
+typedef void gemm_half_fn(int k, const void *a, const void *b, const float *c, int64_t ldc, int m, int n,
+			  bool add, half *out, int64_t ldo);
+
 /* y[i] = sum over k of a[i * rs + k * cs] x[k] for i < m; x is fp32, or what the row's pack_a makes of one
  * vector.  Rows of K_FIXED with `add`: y holds where the sums start. */
 typedef void gemm_vector_fn(float *y, const void *a, k_type type, int64_t rs, int64_t cs, int m, int64_t k,
@@ -46,6 +51,7 @@ struct k_gemm_row {
 	int mc, kc, nc;
 	gemm_pack_fn *pack_a, *pack_b;
 	gemm_kernel_fn *kernel;
+	gemm_half_fn *kernel_half; /* may be NULL: rounding is a pass of its own */
 	void (*begin)(void), (*end)(void); /* around a thread's use of `kernel`; may be NULL */
 	/* Rows with this one take products with at most GEMM_VECTORS columns and use nothing above but mc,
 	 * and pack_a with what describes its panel: the matrix is read once, unpacked. */
@@ -77,10 +83,12 @@ gemm_vector_fn gemm_vector_avx2;
 
 gemm_pack_fn pack_f32_avx512_a, pack_f32_avx512_b;
 gemm_kernel_fn gemm_f32_avx512;
+gemm_half_fn gemm_f32_avx512_half;
 gemm_vector_fn gemm_vector_avx512;
 
 gemm_pack_fn pack_bf16_avx512_a, pack_bf16_avx512_b;
 gemm_kernel_fn gemm_bf16_avx512;
+gemm_half_fn gemm_bf16_avx512_half;
 
 gemm_pack_fn pack_f16_avx512_a, pack_f16_avx512_b;
 gemm_kernel_fn gemm_f16_avx512;

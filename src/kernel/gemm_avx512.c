@@ -14,7 +14,13 @@ INLINE __m512 multiply_add(__m512 t, __m512i x, __m512i b)
 UNCHECKED void gemm_f32_avx512(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			       bool add)
 {
-	TILE_SIZED(tile_words, m, n > 16, multiply_add, k, a, b, c, ldc, m, n, add);
+	TILE_SIZED(tile_words, m, n > 16, multiply_add, k, a, b, c, ldc, m, n, add, NULL, 0);
+}
+
+UNCHECKED void gemm_f32_avx512_half(int k, const void *a, const void *b, const float *c, int64_t ldc, int m,
+				    int n, bool add, half *out, int64_t ldo)
+{
+	TILE_SIZED(tile_words, m, n > 16, multiply_add, k, a, b, (float *)c, ldc, m, n, add, out, ldo);
 }
 
 /* ---- Matrix times vector ---------------------------------------------------------- */

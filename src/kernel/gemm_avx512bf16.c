@@ -36,6 +36,12 @@ INLINE __m512 dot(__m512 t, __m512i x, __m512i b) { return _mm512_dpbf16_ps(t, (
 UNCHECKED void gemm_bf16_avx512(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 				bool add)
 {
-	TILE_SIZED(tile_words, m, n > 16, dot, k / 2, a, b, c, ldc, m, n, add);
+	TILE_SIZED(tile_words, m, n > 16, dot, k / 2, a, b, c, ldc, m, n, add, NULL, 0);
+}
+
+UNCHECKED void gemm_bf16_avx512_half(int k, const void *a, const void *b, const float *c, int64_t ldc, int m,
+				     int n, bool add, half *out, int64_t ldo)
+{
+	TILE_SIZED(tile_words, m, n > 16, dot, k / 2, a, b, (float *)c, ldc, m, n, add, out, ldo);
 }
 #endif

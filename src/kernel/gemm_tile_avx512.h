@@ -28,9 +28,10 @@ enum { TILE_ROWS = 12 };
 typedef __m512 tile_step(__m512 t, __m512i x, __m512i b);
 
 /* rows x (16 * vectors) sums: with 12 x 2 there is room for two vectors of B and a broadcast of A.  Panels of
- * `words` words along k.  A step known at compile time is inlined. */
+ * `words` words along k.  A step known at compile time is inlined.  Sums go to c, or rounded to `out`. */
 INLINE void tile_words(const int rows, const int vectors, tile_step *const step, int words, const uint32_t *a,
-		       const uint32_t *b, float *c, int64_t ldc, int m, int n, bool add)
+		       const uint32_t *b, float *c, int64_t ldc, int m, int n, bool add, half *out,
+		       int64_t ldo)
 {
 	__m512 t[TILE_ROWS][2];
 	UNROLL
@@ -60,7 +61,11 @@ INLINE void tile_words(const int rows, const int vectors, tile_step *const step,
 			__m512 x = t[i][v];
 			if (add)
 				x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
-			_mm512_mask_storeu_ps(to, mask, x);
+			if (out)
+				_mm256_mask_storeu_epi16(out + i * ldo + 16 * v, mask,
+							 _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+			else
+				_mm512_mask_storeu_ps(to, mask, x);
 		}
 	}
 }
