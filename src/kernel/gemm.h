@@ -24,8 +24,8 @@ typedef void gemm_pack_fn(void *panel, const void *src, k_type type, int64_t sv,
 typedef void gemm_kernel_fn(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
 			    bool add);
 
-/* The same, where the sums become fp16: they go to out, row i to out + i * ldo, rounded to nearest even, after c
- * was added. */
+/* The same, where the sums become fp16: they go to out, row i to out + i * ldo, rounded to nearest even,
+ * after c was added. */
 typedef void gemm_half_fn(int k, const void *a, const void *b, const float *c, int64_t ldc, int m, int n,
 			  bool add, half *out, int64_t ldo);
 
@@ -51,7 +51,7 @@ struct k_gemm_row {
 	int mc, kc, nc;
 	gemm_pack_fn *pack_a, *pack_b;
 	gemm_kernel_fn *kernel;
-	gemm_half_fn *kernel_half; /* may be NULL: rounding is a pass of its own */
+	gemm_half_fn *kernel_half;         /* may be NULL: rounding is a pass of its own */
 	void (*begin)(void), (*end)(void); /* around a thread's use of `kernel`; may be NULL */
 	/* Rows with this one take products with at most GEMM_VECTORS columns and use nothing above but mc,
 	 * and pack_a with what describes its panel: the matrix is read once, unpacked. */
