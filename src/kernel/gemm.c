@@ -26,7 +26,7 @@ const struct k_gemm_row gemm_table[] = {
 	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, AMX_BLOCKS, .element = 4, .head = 64,
 	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split},
 	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,
-	 .element = 2, .mc = 120, .kc = 512, .nc = 512,
+	 .element = 2, .mc = 120, .kc = 512, .nc = 512, .follows = true,
 	 .pack_a = pack_bf16_avx512_a, .pack_b = pack_bf16_avx512_b, .kernel = gemm_bf16_avx512,
 	 .kernel_half = gemm_bf16_avx512_half},
 	{.name = "f16_avx512fp16_12x64", .isa = ISA_AVX512 | ISA_AVX512_FP16, .precision = FAST, .f16_only = true, .mr = 12,
@@ -706,17 +706,14 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 	const int64_t k0 = kb * q->kc;
 	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
 	const char *a = rows_of(q, x, kb), *b = columns_of(q, x, kb, j);
-	const size_t share = next ? b_panel / (size_t)ceil_div(x->m, r->mr) : 0;
+	const size_t share = next && !r->follows ? b_panel / (size_t)ceil_div(x->m, r->mr) : 0;
 	size_t done = 0;
 	for (int64_t i = 0; i < x->m; i += r->mr, a += a_panel) {
 		const int tm = (int)MIN(x->m - i, r->mr);
 		float *tile = q->direct ? x->c + i * x->ldc + j
 					: x->c + (q->kb > 1 ? i * x->ldc : 0) + (x->by_panel ? 0 : j);
-		if (not_needed(g->triangle_c, x->row + i, tm, x->column + j, tn)) {
-			if (kb == 0)
-				clear(g, x->at + i * g->c.rs + j * g->c.cs, tm, tn);
+		if (not_needed(g->triangle_c, x->row + i, tm, x->column + j, tn))
 			continue;
-		}
 		if (biased)
 			start_tile(run, tile, x->ldc, x->batch, x->row + i, x->column + j, tm, tn);
 		int from, to = kpad;
@@ -741,6 +738,24 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 			r->kernel(to - from, a_from, b_from, tile, x->ldc, tm, tn, add || biased);
 		if (!q->direct && final)
 			store_tile(run, tile, x->ldc, at, tm, tn);
+	}
+}
+
+/* Makes the tiles of a block 0 that are not needed, those of a panel of A at once. */
+static void clear_unneeded(const gemm_plan *q, const block *x)
+{
+	const k_gemm_args *g = &q->g;
+	const int64_t mr = q->row->mr, nr = q->row->nr;
+	if (g->triangle_c == K_WHOLE)
+		return;
+	for (int64_t i = 0; i < x->m; i += mr) {
+		const int64_t tm = MIN(x->m - i, mr), diagonal = x->row + i - x->column;
+		int64_t from = 0, to = x->n;
+		if (g->triangle_c == K_LOWER)
+			from = MIN(round_up(MAX(diagonal + tm, 0), nr), to);
+		else if (diagonal < to)
+			to = MAX(diagonal, 0) / nr * nr;
+		clear(g, x->at + i * g->c.rs + from * g->c.cs, tm, to - from);
 	}
 }
 
@@ -773,6 +788,7 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	x.by_panel = q->group == q->kb;
 	x.c = q->direct ? (float *)g->c.data + x.at : (float *)(void *)(local + q->a_bytes + q->b_bytes);
 	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->nc;
+	clear_unneeded(q, &x);
 	if (r->begin)
 		r->begin();
 	for (int64_t first = 0; first < q->kb; first += q->group) {

@@ -49,6 +49,7 @@ struct k_gemm_row {
 	/* Blocks: kc x nr of B (or mr x kc of A) in the first-level cache, kc x nc of B and
 	 * mc x kc of A in the second. */
 	int mc, kc, nc;
+	bool follows; /* the processors that get this row follow a panel by themselves: none is asked for */
 	gemm_pack_fn *pack_a, *pack_b;
 	gemm_kernel_fn *kernel;
 	gemm_half_fn *kernel_half;         /* may be NULL: rounding is a pass of its own */
