@@ -159,11 +159,13 @@ typedef struct gemm_plan {
 #define ALIGN          64
 #define SHARED_LIMIT   ((int64_t)32 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
-/* Of A for one block of C, all of K if it is not less than MIN_PANELS panels: half of a second-level cache of
- * 1 MB, the rest is for panels of B and for C.  That many panels use a panel of B often enough: vector code
- * takes 18000 cycles for 8 times 12 x 32 sums of 384 pairs, and has to fetch 25 KB. */
-#define L2_LIMIT   ((int64_t)1 << 19)
-#define MIN_PANELS 8
+/* Of A for one block of C, all of K if that leaves LEAST_PANELS panels, else ENOUGH_PANELS of a group of K
+ * blocks: half of a second-level cache of 1 MB, the rest is for panels of B and for C.  ENOUGH_PANELS use a
+ * panel of B often enough: vector code takes 18000 cycles for 8 times 12 x 32 sums of 384 pairs, and has to
+ * fetch 25 KB. */
+#define L2_LIMIT      ((int64_t)1 << 19)
+#define LEAST_PANELS  4
+#define ENOUGH_PANELS 8
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
 #define VECTOR_BYTES      131072
@@ -285,12 +287,15 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	 * small to be worth two rounds.  Blocks that pack B for themselves have more rows to use it; those
 	 * that share it have all columns, so that A is packed where it is used, once. */
 	const bool few = q->batches < 2 * threads || g->m * g->n * g->k > (int64_t)1 << 26;
-	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1), least = MIN_PANELS * r->mr;
-	const int64_t rows = MAX(L2_LIMIT / row_bytes / r->mr * r->mr, least);
+	const int64_t row_bytes = MAX(step_of(r, K_A) * q->kc * q->kb / r->mr, 1);
+	const int64_t fit = L2_LIMIT / row_bytes / r->mr;
+	const int64_t rows = (fit < LEAST_PANELS ? ENOUGH_PANELS : fit) * r->mr;
+	const int64_t least = MIN(ENOUGH_PANELS * r->mr, rows);
 	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(few ? r->mc : 4 * r->mc, rows));
 	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
-	int64_t nmax = MIN(round_up(g->n, r->nr), q->pack_b == LOCAL ? r->nc : INT64_MAX);
 	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
+	/* sums wait for the next group in an fp32 block of all of a block's columns */
+	int64_t nmax = MIN(round_up(g->n, r->nr), q->pack_b == LOCAL || q->group < q->kb ? r->nc : INT64_MAX);
 	q->chunk = g->n;
 	if (q->pack_b == SHARED) {
 		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / r->nr * r->nr;
