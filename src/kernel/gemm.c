@@ -346,7 +346,8 @@ size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
 
 /* ---- Panels ------------------------------------------------------------------------ */
 
-#define PACK_PANELS 4 /* panels that one thread packs at a time */
+#define PACK_PANELS  4 /* panels that one thread packs at a time */
+#define ASK_ELEMENTS 128
 
 static char *element_at(const k_matrix *x, int64_t offset)
 {
@@ -386,24 +387,45 @@ static stretch not_zero(const gemm_plan *q, k_operand x, k_triangle t, int64_t f
 	return s;
 }
 
-/* Packs vectors (rows of A, columns of B) [first, first + count), elements of K block `kb`. */
+/* Asks for elements [k, end) of `count` vectors, the first of which begins with x's element `at`. */
+static void ask_for(const k_matrix *x, int64_t at, int64_t sv, int64_t se, int64_t count, int64_t k,
+		    int64_t end)
+{
+	const int64_t size = (int64_t)k_type_size(x->type);
+	for (int64_t v = 0; v < count; v++)
+		for (int64_t byte = k * se * size; byte < end * se * size; byte += ALIGN)
+			__builtin_prefetch((const char *)element_at(x, at + v * sv) + byte);
+}
+
+/* Packs vectors (rows of A, columns of B) [first, first + count), elements of K block `kb`.  Meanwhile it
+ * asks for each next panel, and at the end for the one that begins with vector `then`: packing would wait for
+ * the lines of as many vectors as it reads at a time.  -1: all have been asked for. */
 static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch, int64_t first, int64_t count,
-		       int64_t kb)
+		       int64_t kb, int64_t then)
 {
 	const k_gemm_row *r = q->row;
 	const k_matrix *from = matrix_of(&q->g, x);
 	const int64_t sv = x == K_A ? from->rs : from->cs, se = x == K_A ? from->cs : from->rs;
-	const int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc);
+	const int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc), all = x == K_A ? q->g.m : q->g.n;
 	const int width = width_of(r, x);
 	gemm_pack_fn *pack = x == K_A ? r->pack_a : r->pack_b;
-	int64_t at = gemm_batch_offset(&q->g, from, batch) + first * sv + k0 * se;
+	const int64_t base = gemm_batch_offset(&q->g, from, batch) + k0 * se;
 	const k_triangle triangle = x == K_A ? q->g.triangle_a : q->g.triangle_b;
-	for (int64_t v = 0; v < count; v += width, at += width * sv) {
-		const int64_t n = MIN(count - v, width);
+	const bool asks = then >= 0 && se < sv;
+	const int64_t chunk = asks && !r->head && !r->trailer ? ASK_ELEMENTS : k;
+	for (int64_t v = 0; v < count; v += width, to += panel_bytes(r, x, q->kc)) {
+		const int64_t n = MIN(count - v, width), at = base + (first + v) * sv;
+		const int64_t next = v + width < count ? first + v + width : then;
 		const stretch s = not_zero(q, x, triangle, k0, k, first + v, n);
-		pack(to + s.from * step_of(r, x), element_at(from, at + s.from * se), from->type, sv, se,
-		     (int)n, s.to - s.from);
-		to += panel_bytes(r, x, q->kc);
+		int64_t e = s.from;
+		do {
+			const int64_t end = MIN(e + chunk, s.to);
+			if (asks)
+				ask_for(from, base + next * sv, sv, se, MIN(all - next, width), e, end);
+			pack(to + e * step_of(r, x), element_at(from, at + e * se), from->type, sv, se,
+			     (int)n, (int)(end - e));
+			e = end;
+		} while (e < s.to);
 	}
 }
 
@@ -502,7 +524,8 @@ typedef struct pack_run {
 	gemm_plan q;
 	char *to;
 	packed_head head;
-	int64_t steps; /* items of one block of K of a matrix */
+	int64_t steps; /* items of a matrix */
+	int threads;
 } pack_run;
 
 static void pack_operand_item(void *arg, int64_t i, int worker)
@@ -511,11 +534,12 @@ static void pack_operand_item(void *arg, int64_t i, int worker)
 	const gemm_plan *q = &run->q;
 	const k_operand x = run->head.side;
 	const int64_t step = PACK_PANELS * width_of(q->row, x), count = run->head.count;
-	const int64_t at = i % run->steps * step, kb = i / run->steps % q->kb,
-		      matrix = i / run->steps / q->kb;
+	const int64_t at = i % run->steps * step, matrix = i / run->steps, then = at + step * run->threads;
 	char *to = run->to + (size_t)matrix * panels_bytes(q, x, count);
 	(void)worker;
-	pack_block(q, x, panels_at(q, x, to, count, kb, at), matrix, at, MIN(count - at, step), kb);
+	for (int64_t kb = 0; kb < q->kb; kb++)
+		pack_block(q, x, panels_at(q, x, to, count, kb, at), matrix, at, MIN(count - at, step), kb,
+			   then < count ? then : at);
 }
 
 void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *args, k_operand which, void *to)
@@ -532,7 +556,8 @@ void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *args, k_operan
 	for (int d = 0; d < q->g.nbatch; d++)
 		if (matrix_of(&q->g, x)->bs[d] == 0)
 			q->g.batch[d] = 1;
-	pool_run(p, pack_operand_item, &run, run.head.matrices * q->kb * run.steps);
+	run.threads = pool_threads(p);
+	pool_run(p, pack_operand_item, &run, run.head.matrices * run.steps);
 }
 
 /* ---- One block of C ------------------------------------------------------------------ */
@@ -805,10 +830,10 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 			const bool used =
 			    to > 0 || r->integer; /* sums at panels' ends are needed for K of 0 too */
 			if (used && q->pack_a == LOCAL)
-				pack_block(q, K_A, (char *)rows_of(q, &x, kb), batch, x.row, x.m, kb);
+				pack_block(q, K_A, (char *)rows_of(q, &x, kb), batch, x.row, x.m, kb, -1);
 			if (used && q->pack_b == LOCAL)
-				pack_block(q, K_B, (char *)columns_of(q, &x, kb, 0), batch, x.column, x.n,
-					   kb);
+				pack_block(q, K_B, (char *)columns_of(q, &x, kb, 0), batch, x.column, x.n, kb,
+					   -1);
 		}
 		if (last + 1 < q->kb)
 			x.ahead = rows_ahead(q, batch, mi, last + 1, tiles);
@@ -839,35 +864,30 @@ static void compute_item(void *arg, int64_t i, int worker)
 }
 
 /* Columns that SHARED packs of this chunk, and rows, in items. */
+static int64_t chunk_columns(const gemm_plan *q) { return MIN(q->g.n - q->column, q->chunk); }
 static int64_t column_items(const gemm_plan *q)
 {
-	if (q->pack_b != SHARED)
-		return 0;
-	return ceil_div(MIN(q->g.n - q->column, q->chunk), PACK_PANELS * q->row->nr) * q->kb;
+	return q->pack_b == SHARED ? ceil_div(chunk_columns(q), PACK_PANELS * q->row->nr) : 0;
 }
 static int64_t row_items(const gemm_plan *q)
 {
-	if (q->pack_a != SHARED || q->column > 0)
-		return 0;
-	return ceil_div(q->g.m, PACK_PANELS * q->row->mr) * q->kb;
+	return q->pack_a == SHARED && q->column == 0 ? ceil_div(q->g.m, PACK_PANELS * q->row->mr) : 0;
 }
 
+/* All of K of some panels. */
 static void pack_item(void *arg, int64_t i, int worker)
 {
-	const gemm_plan *q = ((const gemm_run *)arg)->q;
+	const gemm_run *run = arg;
+	const gemm_plan *q = run->q;
 	const int64_t columns = column_items(q);
+	const k_operand x = i < columns ? K_B : K_A;
+	const int64_t step = PACK_PANELS * width_of(q->row, x), first = x == K_B ? q->column : 0;
+	const int64_t n = x == K_B ? chunk_columns(q) : q->g.m, at = (x == K_B ? i : i - columns) * step;
+	const int64_t then = at + step * run->threads;
 	(void)worker;
-	if (i < columns) {
-		const int step = PACK_PANELS * q->row->nr;
-		const int64_t kb = i % q->kb, at = i / q->kb * step,
-			      n = MIN(MIN(q->g.n - q->column, q->chunk) - at, step);
-		pack_block(q, K_B, shared_columns(q, kb, at), q->batch, q->column + at, n, kb);
-		return;
-	}
-	i -= columns;
-	const int step = PACK_PANELS * q->row->mr;
-	const int64_t kb = i % q->kb, at = i / q->kb * step;
-	pack_block(q, K_A, shared_rows(q, kb, at), q->batch, at, MIN(q->g.m - at, step), kb);
+	for (int64_t kb = 0; kb < q->kb; kb++)
+		pack_block(q, x, x == K_B ? shared_columns(q, kb, at) : shared_rows(q, kb, at), q->batch,
+			   first + at, MIN(n - at, step), kb, first + (then < n ? then : at));
 }
 
 /* ---- Products with a few columns -------------------------------------------------- */
