@@ -2,6 +2,7 @@
 #include "bench/bench.h"
 
 #include "base/random.h"
+#include "device/device.h"
 #include "kernel/kernel.h"
 
 #include <math.h>
@@ -42,13 +43,13 @@ typedef struct gemm {
 	struct mean {
 		double gflops;
 		bool noisy;
-	} mean[3][PRODUCTS]; /* by precision */
+	} mean[4][PRODUCTS]; /* by precision */
 } gemm;
 
 static const struct {
 	const char *name;
 	k_precision precision;
-} precisions[] = {{"fast", K_FAST}, {"ieee", K_EXACT}, {"fixed", K_FIXED}};
+} precisions[] = {{"fast", K_FAST}, {"ieee", K_EXACT}, {"near", K_NEAR}, {"fixed", K_FIXED}};
 
 /* Uniform in [-1, 1), four from a draw. */
 static void fill(void *arg, int64_t item, int worker)
@@ -152,7 +153,7 @@ static void set_product(gemm *g, product p, k_precision precision, int64_t s, co
 static double peak(const gemm *g, int precision)
 {
 	k_precision p = precisions[precision].precision;
-	return p == K_FAST ? g->limits.fast : p == K_EXACT ? g->limits.ieee : NAN;
+	return p == K_FAST ? g->limits.fast : p == K_FIXED ? NAN : g->limits.ieee;
 }
 
 static an_status time_shapes(gemm *g, int precision)
@@ -231,16 +232,17 @@ static an_status time_others(gemm *g, int precision)
 
 static an_status run(gemm *g)
 {
+	const char *only = g->b->o.numerics;
+	ane_numerics chosen;
+	TRY(ane_numerics_parse(g->b->ctx, only, &chosen));
 	TRY(limits_measure(g->b, LIMITS_PEAKS, &g->limits));
 	bench_progress(g->b, "matrices");
 	TRY(allocate(g, MOST));
-	const char *only = g->b->o.numerics;
-	if (only && strcmp(only, "fast") != 0 && strcmp(only, "ieee") != 0)
-		only = "fixed"; /* of a chip */
 	static an_status (*const table[])(gemm *, int) = {time_shapes, report_means, time_others};
 	for (int i = 0; i < LENGTH(table); i++)
 		for (int p = 0; p < LENGTH(precisions); p++)
-			if (only ? strcmp(only, precisions[p].name) == 0 : precisions[p].precision != K_FIXED)
+			if (only ? precisions[p].precision == dev_precision(&chosen)
+				 : precisions[p].precision == K_FAST || precisions[p].precision == K_EXACT)
 				TRY(table[i](g, p));
 	return AN_OK;
 }

@@ -607,6 +607,14 @@ void an_buffer_unmap(an_buffer *b)
 		b->device->ops->unmap(b);
 }
 
+k_precision dev_precision(const ane_numerics *n)
+{
+	return CHOSEN(n, PRODUCT, FAST)    ? K_FAST
+	       : CHOSEN(n, PRODUCT, NEAR)  ? K_NEAR
+	       : CHOSEN(n, PRODUCT, FIXED) ? K_FIXED
+					   : K_EXACT;
+}
+
 void dev_store_made(an_buffer *b, void *mapped, int64_t begin, int64_t n, an_make_fn *make, void *arg)
 {
 	an_dtype d = (an_dtype)b->type.dtype;

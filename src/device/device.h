@@ -7,6 +7,7 @@
 #include "ane/numerics.h"
 #include "anneal/device.h"
 #include "base/base.h"
+#include "kernel/kernel.h"
 #include "mil/ir.h"
 
 typedef struct device_ops {
@@ -95,6 +96,8 @@ struct an_call {
 	void *impl;        /* optional */
 };
 
+/* What these numerics ask of products of fp16. */
+k_precision dev_precision(const ane_numerics *n);
 /* Stores what `make` gives as elements begin .. begin + n - 1 of b at `mapped`, all of b. */
 void dev_store_made(an_buffer *b, void *mapped, int64_t begin, int64_t n, an_make_fn *make, void *arg);
 /* Adds what a part of an operation, or another run of it, counted. */

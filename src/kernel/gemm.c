@@ -8,7 +8,8 @@
 
 /* ---- The table -------------------------------------------------------------------- */
 
-#define EXACT (1u << K_EXACT)
+#define NEAR  (1u << K_NEAR)
+#define EXACT (1u << K_EXACT | NEAR)
 #define FAST  (1u << K_FAST)
 #define FIXED (1u << K_FIXED)
 
@@ -23,6 +24,8 @@ const struct k_gemm_row gemm_table[] = {
 	 .element = 2, .pack_a = pack_amx_f16_a, .pack_b = pack_amx_f16_b, .kernel = gemm_amx_f16},
 	{.name = "amx_bf16_32x32", .isa = AMX, .precision = FAST, AMX_BLOCKS, .element = 2,
 	 .pack_a = pack_amx_a, .pack_b = pack_amx_b, .kernel = gemm_amx},
+	{.name = "amx_split3_32x32", .isa = AMX, .precision = NEAR, .f16_only = true, AMX_BLOCKS, .element = 4, .head = 64,
+	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split3},
 	{.name = "amx_split_32x32", .isa = AMX, .precision = EXACT, .f16_only = true, AMX_BLOCKS, .element = 4, .head = 64,
 	 .pack_a = pack_amx_split_a, .pack_b = pack_amx_split_b, .kernel = gemm_amx_split},
 	{.name = "bf16_avx512_12x32", .isa = ISA_AVX512 | ISA_AVX512_BF16 | ISA_BF16_FAST, .precision = FAST, .mr = 12, .nr = 32, .kr = 2,

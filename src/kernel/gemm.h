@@ -135,7 +135,7 @@ gemm_kernel_fn gemm_int_neoni8mm;
 
 gemm_pack_fn pack_amx_a, pack_amx_b, pack_amx_split_a, pack_amx_split_b;
 gemm_pack_fn pack_amx_f16_a, pack_amx_f16_b;
-gemm_kernel_fn gemm_amx, gemm_amx_split, gemm_amx_f16;
+gemm_kernel_fn gemm_amx, gemm_amx_split, gemm_amx_split3, gemm_amx_f16;
 void gemm_amx_begin(void), gemm_amx_end(void);
 
 #endif

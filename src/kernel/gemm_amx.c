@@ -21,6 +21,9 @@
  * hi = inf, lo = 0, and inf * lo of a partner without low part would be NaN: panels that
  * contain anything not finite say so in a line before their tiles and are multiplied by vector code.
  *
+ * hi is x rounded to 8 significant bits, so |lo| <= 2^-8 |x|, and a product without lo lo is near: it lacks
+ * 2^-16 of itself at most.
+ *
  * Tiles of fp16 take subnormals as they are, and their products are exact in fp32.  Compilers that build this
  * do not know the instruction, so it is written as bytes.
  *
@@ -224,13 +227,24 @@ UNCHECKED static void multiply_special(int k, const char *a, const char *b, floa
 		}
 }
 
-UNCHECKED void gemm_amx_split(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
-			      bool add)
+INLINE void split_product(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n, bool add,
+			  tile_form f)
 {
 	const char *pa = (const char *)a + HEAD, *pb = (const char *)b + HEAD;
 	if (*(const int32_t *)a | *(const int32_t *)b)
 		multiply_special(k, pa, pb, c, ldc, m, n, add);
 	else
-		any_size(k, pa, pb, c, ldc, m, n, add, SPLIT);
+		any_size(k, pa, pb, c, ldc, m, n, add, f);
+}
+
+UNCHECKED void gemm_amx_split(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
+			      bool add)
+{
+	split_product(k, a, b, c, ldc, m, n, add, SPLIT);
+}
+UNCHECKED void gemm_amx_split3(int k, const void *a, const void *b, float *c, int64_t ldc, int m, int n,
+			       bool add)
+{
+	split_product(k, a, b, c, ldc, m, n, add, SPLIT3);
 }
 #endif

@@ -21,7 +21,7 @@ enum { TILE = 1024, WIDTH = 32, HEAD = 64 };
 			 : "i"((~(b)&15) << 3 | 3), "i"(0xc0 | (c) << 3 | (a)))
 
 /* Elements of tiles.  Integers: A's and B's, signed (S) or unsigned (U). */
-typedef enum tile_form { BF16, SPLIT, F16, SS, SU, US, UU } tile_form;
+typedef enum tile_form { BF16, SPLIT, SPLIT3, F16, SS, SU, US, UU } tile_form;
 
 #define DOT(c, a, b)                                   \
 	do {                                           \
@@ -88,17 +88,20 @@ INLINE void tiles(int k, const char *a, const char *b, float *c, int64_t ldc, bo
 		if (two_i && two_j)
 			_tile_zero(3);
 	}
-	const int step = f == SPLIT ? 2 * TILE : TILE; /* from one half to the other */
-	const int depth = f >= SS ? 64 : 32;           /* elements along k of a tile */
+	const bool split = f == SPLIT || f == SPLIT3;
+	const int step = split ? 2 * TILE : TILE; /* from one half to the other */
+	const int depth = f >= SS ? 64 : 32;      /* elements along k of a tile */
 	for (int e = 0; e < k; e += depth, a += 2 * step, b += 2 * step) {
 		ask_for(a, 2 * TILE);
-		multiply(a, b, step, true, true, two_i, two_j, f); /* hi hi */
-		if (f != SPLIT)
-			continue;
-		ask_for(a + 2 * TILE, 2 * TILE);
-		multiply(a, b + TILE, step, false, true, two_i, two_j, f);        /* hi lo */
-		multiply(a + TILE, b + TILE, step, true, false, two_i, two_j, f); /* lo lo */
-		multiply(a, b, step, false, true, two_i, two_j, f);               /* lo hi */
+		if (split) {
+			ask_for(a + 2 * TILE, 2 * TILE);
+			multiply(a, b + TILE, step, true, true, two_i, two_j, f); /* hi lo */
+		}
+		multiply(a, b, step, !split, true, two_i, two_j, f); /* hi hi */
+		if (split)
+			multiply(a + TILE, b, step, true, false, two_i, two_j, f); /* lo hi */
+		if (f == SPLIT)
+			multiply(a, b + TILE, step, false, true, two_i, two_j, f); /* lo lo */
 	}
 	C_STORE(0, 0, 0);
 	if (two_j)

@@ -80,6 +80,7 @@ typedef enum k_precision {
 		  * this one */
 	K_FAST,  /* operands may be rounded to bf16, or sums of a few products to fp16: errors up to 1% of
 		  * sum |A| |B|, some 0.1 to 0.3% of the rms of random results */
+	K_NEAR,  /* as K_EXACT but for up to 2^-16 of a product, where that is cheaper: 3e-6 rms */
 	K_FIXED  /* as a Neural Engine does it, to the bit: gemm_fixed.h has the rules; fp16 operands only */
 } k_precision;
 

@@ -23,8 +23,10 @@ static an_status new_trainer(an_device *d, const an_model *m, const an_train_opt
 	t->dir_lock = -1;
 	arena_init(&t->arena, ctx);
 	t->compiles_left = d->info.compiles_left;
-	t->precision = d->numerics && CHOSEN(d->numerics, PRODUCT, FAST) ? K_FAST : K_EXACT;
-	t->fixed = d->counts && d->numerics && CHOSEN(d->numerics, PRODUCT, FIXED);
+	t->precision = d->numerics ? dev_precision(d->numerics) : K_EXACT;
+	t->fixed = d->counts && t->precision == K_FIXED;
+	if (t->precision == K_FIXED)
+		t->precision = K_EXACT; /* what the host computes */
 	an_status s = train_resolve(ctx, m, opt, &t->o);
 	if (s == AN_OK && t->o.weights == AN_WEIGHTS_RELOAD && !d->ops->reload)
 		s = fail(ctx, AN_UNSUPPORTED,

@@ -62,6 +62,7 @@ static void names(void **state)
 	    {"m4,zero=signed,rounding=even", "m4,rounding=even,zero=signed"},
 	    {"m4,rounding=even,rounding=away", "m4"},
 	    {"ieee,product=fixed", "ieee,product=fixed"},
+	    {"ieee,product=near", "ieee,product=near"},
 	};
 	an_ctx *ctx = new_ctx();
 	ane_numerics n, again;

@@ -188,11 +188,6 @@ static k_triangle triangle(soft_half h, int rank)
 							    : K_WHOLE;
 }
 
-static k_precision precision(const ane_numerics *n)
-{
-	return CHOSEN(n, PRODUCT, FAST) ? K_FAST : CHOSEN(n, PRODUCT, FIXED) ? K_FIXED : K_EXACT;
-}
-
 static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 {
 	soft_fn *s = m->s;
@@ -206,7 +201,7 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 			 .a = matrix(x, rank),
 			 .b = matrix(y, rank),
 			 .c = matrix(z, rank),
-			 .precision = x->type == K_F16 ? precision(s->numerics) : K_EXACT};
+			 .precision = x->type == K_F16 ? dev_precision(s->numerics) : K_EXACT};
 	for (int i = 0; i < g.nbatch; i++)
 		g.batch[i] = z->dim[i];
 	if (bias)
