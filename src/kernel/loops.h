@@ -44,6 +44,8 @@ typedef struct k_loops {
 	void (*narrow_rows)(half *dst, int64_t ldd, const float *src, int64_t lds, int m, int n);
 	/* Softmax of n elements in place; x has room for a multiple of EW_LANES. */
 	void (*softmax_row)(float *x, int64_t n);
+	/* The same from fp16 to fp16, y may be x; buf has room as above. */
+	void (*softmax_halves)(half *y, const half *x, float *buf, int64_t n);
 	/* Columns x[rows][n], n <= EW_LANES * 4: running maximum and sum of e^(x - max). */
 	void (*softmax_update)(float *max, float *sum, const float *x, int rows, int n);
 	/* x = e^(x - max) * factor for x[rows][n] */
