@@ -213,6 +213,33 @@ static void start_tile(const ew_space *s, ew_tile *t)
 	}
 }
 
+/* Tile `index` over the dims that are not folded, tile `step` over those that are. */
+static void move_tile(const ew_space *s, int64_t index, int64_t step, ew_tile *t)
+{
+	memset(t->offset, 0, sizeof *t->offset * (size_t)s->noperands);
+	space_at(s, false, index, t);
+	space_at(s, true, step, t);
+}
+
+/* Asks for a tile of short rows that do not follow each other, which the processor does not foresee.
+ * `from`: the tile that runs meanwhile. */
+static void ask_for_tile(const ew_program *p, const ew_tile *t, const ew_tile *from)
+{
+	for (int o = 0; o < p->noperands; o++) {
+		const int64_t si = t->si[o], sj = t->sj[o], size = (int64_t)k_type_size(p->operand[o].type);
+		if (t->offset[o] == from->offset[o] || (si != 1 && sj != 1))
+			continue;
+		const int64_t lines = sj == 1 ? t->ni : t->nj, step = sj == 1 ? si : sj;
+		const int64_t bytes = (sj == 1 ? t->nj : t->ni) * size;
+		if (step == 0 || lines == 1 || step * size == bytes)
+			continue;
+		const char *at = (const char *)p->operand[o].data + t->offset[o] * size;
+		for (int64_t i = 0; i < lines; i++, at += step * size)
+			for (int64_t b = 0; b < bytes; b += 64)
+				__builtin_prefetch(at + b);
+	}
+}
+
 static void ewise_piece(void *arg, int64_t first, int64_t last)
 {
 	const ew_job *job = arg;
@@ -222,12 +249,16 @@ static void ewise_piece(void *arg, int64_t first, int64_t last)
 	memset(reg, 0, sizeof *reg * (size_t)job->prog->nregs);
 	if (counted)
 		memset(counts, 0, sizeof *counts * (size_t)job->prog->ninstr);
-	ew_tile t;
-	start_tile(s, &t);
-	for (int64_t i = first; i < last; i++) {
-		memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
-		space_at(s, false, i, &t);
-		job->loops->run(job->prog, &t, reg, counted);
+	ew_tile t[2];
+	start_tile(s, &t[0]);
+	start_tile(s, &t[1]);
+	move_tile(s, first, 0, &t[0]);
+	for (int64_t k = 0; k < last - first; k++) {
+		if (first + k + 1 < last) {
+			move_tile(s, first + k + 1, 0, &t[~k & 1]);
+			ask_for_tile(job->prog, &t[~k & 1], &t[k & 1]);
+		}
+		job->loops->run(job->prog, &t[k & 1], reg, counted);
 	}
 	if (counted)
 		add_counts(job->prog->counts, counts, job->prog->ninstr);
@@ -277,24 +308,25 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 	memset(reg, 0, sizeof *reg * (size_t)prog->nregs);
 	if (counted)
 		memset(counts, 0, sizeof *counts * (size_t)(prog->ninstr + 1));
-	ew_tile t;
-	start_tile(s, &t);
-	for (int64_t i = first; i < last; i++) {
-		int64_t at[EW_MAX_OPERANDS] = {0};
-		for (int64_t r = 0; r < steps; r++) {
-			if (r == 0) {
-				memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
-				space_at(s, false, i, &t);
-				memcpy(at, t.offset, sizeof *at * (size_t)s->noperands);
-			} else {
-				memcpy(t.offset, at, sizeof *at * (size_t)s->noperands);
-			}
-			space_at(s, true, r, &t);
-			job->loops->run(prog, &t, reg, counted);
-			job->loops->fold(acc, reg[job->reg], t.ni, t.nj, fold_i, fold_j, job->how,
-					 prog->integer, r == 0);
+	ew_tile two[2];
+	start_tile(s, &two[0]);
+	start_tile(s, &two[1]);
+	move_tile(s, first, 0, &two[0]);
+	const int64_t end = (last - first) * steps;
+	for (int64_t k = 0, r = 0; k < end; k++) {
+		const ew_tile *const t = &two[k & 1];
+		if (k + 1 < end) {
+			ew_tile *const next = &two[~k & 1];
+			move_tile(s, first + (k + 1) / steps, r + 1 < steps ? r + 1 : 0, next);
+			ask_for_tile(prog, next, t);
 		}
-		int ni = fold_i ? 1 : t.ni, nj = fold_j ? 1 : t.nj;
+		job->loops->run(prog, t, reg, counted);
+		job->loops->fold(acc, reg[job->reg], t->ni, t->nj, fold_i, fold_j, job->how, prog->integer,
+				 r == 0);
+		if (++r < steps)
+			continue;
+		r = 0;
+		int ni = fold_i ? 1 : t->ni, nj = fold_j ? 1 : t->nj;
 		float sum[EW_BLOCK];
 		memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
 		if (!prog->integer)
@@ -311,9 +343,9 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 				   .operand = &o,
 				   .integer = prog->integer};
 		ew_tile last_tile = {.ni = ni, .nj = nj};
-		last_tile.offset[0] = at[out];
-		last_tile.si[0] = t.si[out];
-		last_tile.sj[0] = t.sj[out];
+		last_tile.offset[0] = t->offset[out];
+		last_tile.si[0] = t->si[out];
+		last_tile.sj[0] = t->sj[out];
 		job->loops->run(&tail, &last_tile, &acc, NULL);
 	}
 	if (counted)
