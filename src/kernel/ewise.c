@@ -258,7 +258,7 @@ static void ewise_piece(void *arg, int64_t first, int64_t last)
 			move_tile(s, first + k + 1, 0, &t[~k & 1]);
 			ask_for_tile(job->prog, &t[~k & 1], &t[k & 1]);
 		}
-		job->loops->run(job->prog, &t[k & 1], reg, counted);
+		job->loops->run(job->prog, &t[k & 1], reg, -1, counted);
 	}
 	if (counted)
 		add_counts(job->prog->counts, counts, job->prog->ninstr);
@@ -320,7 +320,7 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 			move_tile(s, first + (k + 1) / steps, r + 1 < steps ? r + 1 : 0, next);
 			ask_for_tile(prog, next, t);
 		}
-		job->loops->run(prog, t, reg, counted);
+		job->loops->run(prog, t, reg, job->reg, counted);
 		job->loops->fold(acc, reg[job->reg], t->ni, t->nj, fold_i, fold_j, job->how, prog->integer,
 				 r == 0);
 		if (++r < steps)
@@ -346,7 +346,7 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 		last_tile.offset[0] = t->offset[out];
 		last_tile.si[0] = t->si[out];
 		last_tile.sj[0] = t->sj[out];
-		job->loops->run(&tail, &last_tile, &acc, NULL);
+		job->loops->run(&tail, &last_tile, &acc, -1, NULL);
 	}
 	if (counted)
 		add_counts(prog->counts, counts, prog->ninstr + 1);

@@ -186,6 +186,7 @@ typedef struct ew_instr {
 	uint8_t a, b, c; /* registers (SELECT: a ? b : c); LOAD: a = operand index */
 	uint8_t round16; /* ew_rounding */
 	uint8_t flags;   /* of ew_flag */
+	bool last;       /* STORE: nothing reads the register any more, so it need not be written */
 	float imm,
 	    imm2; /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
 	const struct ane_table *table; /* NULL, or where the function of an fp16 value is read (ane/tables.h);

@@ -25,8 +25,9 @@ typedef struct ew_tile {
 } ew_tile;
 
 typedef struct k_loops {
-	/* Runs all instructions on a tile.  counts: NULL, or one for each instruction. */
-	void (*run)(const ew_program *p, const ew_tile *t, ew_register *reg, k_counts *counts);
+	/* Runs all instructions on a tile.  wanted: the register that is read afterwards, or -1.  counts:
+	 * NULL, or one for each instruction. */
+	void (*run)(const ew_program *p, const ew_tile *t, ew_register *reg, int wanted, k_counts *counts);
 	/* Folds register x[ni][nj] into acc: over i if fold_i, over j if fold_j; acc has the other
 	 * dims.  `first`: acc has no value yet. */
 	void (*fold)(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,

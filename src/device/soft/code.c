@@ -282,9 +282,10 @@ static bool assign_registers(writer *w)
 		int n = ew_reads(in);
 		for (int j = 0; j < n; j++)
 			*field[j] = (uint8_t)real[v[j]];
-		if (in->op == EW_STORE)
+		if (in->op == EW_STORE) {
 			in->dst = w->dst[i];
-		else {
+			in->last = last[v[0]] == i;
+		} else {
 			int r = 0;
 			while (r < EW_MAX_REGS && used[r])
 				r++;
