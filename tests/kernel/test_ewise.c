@@ -211,6 +211,52 @@ static void test_programs(void **state)
 	}
 }
 
+/* Results over operands: a is still read after a c was written over it, and b after b - a. */
+static void test_in_place(void **state)
+{
+	(void)state;
+	enum { ROWS = 37, LD = 208, N = ROWS * LD };
+	static const int widths[] = {192, 208, 199};
+	static half before[3][N], x[3][N];
+	for (int o = 0; o < 3; o++)
+		for (int i = 0; i < N; i++)
+			before[o][i] = half_from_float((float)check_uniform(81 + o, (uint64_t)i, -8, 8));
+	for (int run = 0; run < nisa * LENGTH(widths) * 4; run++) {
+		const uint32_t isa = isas[run % nisa];
+		const int width = widths[run / nisa % LENGTH(widths)];
+		const bool last = run / nisa / LENGTH(widths) & 1, steps = run / nisa / LENGTH(widths) & 2;
+		const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+					  {.op = EW_LOAD, .dst = 1, .a = 1},
+					  {.op = EW_LOAD, .dst = 2, .a = 2},
+					  {.op = EW_MUL, .dst = 3, .a = 0, .b = 2, .round16 = steps},
+					  {.op = EW_STORE, .dst = 0, .a = 3, .last = last},
+					  {.op = EW_SUB, .dst = 3, .a = 1, .b = 0, .round16 = steps},
+					  {.op = EW_STORE, .dst = 1, .a = 3, .last = last},
+					  {.op = EW_ADD, .dst = 3, .a = 0, .b = 1},
+					  {.op = EW_ABS, .dst = 3, .a = 3},
+					  {.op = EW_STORE, .dst = 2, .a = 3}};
+		memcpy(x, before, sizeof x);
+		const ew_operand operand[] = {
+		    {x[0], K_F16, {LD, 1}}, {x[1], K_F16, {LD, 1}}, {x[2], K_F16, {LD, 1}}};
+		k_ewise(NULL, isa,
+			&(ew_program){.rank = 2,
+				      .dim = {ROWS, width},
+				      .ninstr = LENGTH(instr),
+				      .noperands = 3,
+				      .nregs = 4,
+				      .instr = instr,
+				      .operand = operand});
+		for (int i = 0; i < N; i++) {
+			float a = half_to_float(before[0][i]), b = half_to_float(before[1][i]),
+			      c = half_to_float(before[2][i]);
+			half want[3] = {half_from_float(a * c), half_from_float(b - a),
+					half_from_float(fabsf(a + b))};
+			for (int o = 0; o < 3; o++)
+				assert_int_equal(x[o][i], i % LD < width ? want[o] : before[o][i]);
+		}
+	}
+}
+
 static void test_integers(void **state)
 {
 	(void)state;
@@ -802,18 +848,13 @@ static void test_counts(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_away),
-					   cmocka_unit_test(test_flags),
-					   cmocka_unit_test(test_round),
-					   cmocka_unit_test(test_add_aligned),
-					   cmocka_unit_test(test_counts),
-					   cmocka_unit_test(test_programs),
-					   cmocka_unit_test(test_integers),
-					   cmocka_unit_test(test_reductions),
-					   cmocka_unit_test(test_reduction_counts),
-					   cmocka_unit_test(test_integer_sums),
-					   cmocka_unit_test(test_softmax),
-					   cmocka_unit_test(test_conversion),
-					   cmocka_unit_test(test_copy)};
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_away),         cmocka_unit_test(test_flags),
+	    cmocka_unit_test(test_round),        cmocka_unit_test(test_add_aligned),
+	    cmocka_unit_test(test_counts),       cmocka_unit_test(test_programs),
+	    cmocka_unit_test(test_in_place),     cmocka_unit_test(test_integers),
+	    cmocka_unit_test(test_reductions),   cmocka_unit_test(test_reduction_counts),
+	    cmocka_unit_test(test_integer_sums), cmocka_unit_test(test_softmax),
+	    cmocka_unit_test(test_conversion),   cmocka_unit_test(test_copy)};
 	return cmocka_run_group_tests(tests, begin, end);
 }
