@@ -294,6 +294,20 @@ static void count_reduced(k_counts *to, const float *sum, const float *result, i
 	}
 }
 
+/* One instruction that stores acc: converts as programs do. */
+static void store_reduced_ints(const ew_job *job, const ew_tile *t, ew_register *acc, int ni, int nj)
+{
+	const int out = job->prog->noperands;
+	const ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};
+	const ew_program tail = {
+	    .ninstr = 1, .noperands = 1, .nregs = 1, .instr = &store, .operand = job->out, .integer = true};
+	ew_tile last = {.ni = ni, .nj = nj};
+	last.offset[0] = t->offset[out];
+	last.si[0] = t->si[out];
+	last.sj[0] = t->sj[out];
+	job->loops->run(&tail, &last, acc, -1, NULL);
+}
+
 static void reduce_piece(void *arg, int64_t first, int64_t last)
 {
 	const ew_job *job = arg;
@@ -326,27 +340,24 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 		if (++r < steps)
 			continue;
 		r = 0;
-		int ni = fold_i ? 1 : t->ni, nj = fold_j ? 1 : t->nj;
+		const int ni = fold_i ? 1 : t->ni, nj = fold_j ? 1 : t->nj;
+		if (prog->integer) {
+			store_reduced_ints(job, t, &acc, ni, nj);
+			continue;
+		}
 		float sum[EW_BLOCK];
-		memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
-		if (!prog->integer)
-			job->loops->finish(acc, ni * nj, job->how, job->count);
-		if (counted && !prog->integer)
+		if (counted)
+			memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
+		job->loops->finish(acc, ni * nj, job->how, job->count);
+		if (counted)
 			count_reduced(&counts[prog->ninstr], sum, acc, ni * nj, job->out->type);
-		/* one instruction that stores acc: converts as programs do */
-		ew_operand o = *job->out;
-		ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};
-		ew_program tail = {.ninstr = 1,
-				   .noperands = 1,
-				   .nregs = 1,
-				   .instr = &store,
-				   .operand = &o,
-				   .integer = prog->integer};
-		ew_tile last_tile = {.ni = ni, .nj = nj};
-		last_tile.offset[0] = t->offset[out];
-		last_tile.si[0] = t->si[out];
-		last_tile.sj[0] = t->sj[out];
-		job->loops->run(&tail, &last_tile, &acc, -1, NULL);
+		const k_type type = job->out->type;
+		char *to = (char *)job->out->data + t->offset[out] * (int64_t)k_type_size(type);
+		if (nj == 1)
+			job->loops->store(to, type, t->si[out], acc, ni);
+		else
+			for (int i = 0; i < ni; i++, to += t->si[out] * (int64_t)k_type_size(type))
+				job->loops->store(to, type, t->sj[out], acc + i * nj, nj);
 	}
 	if (counted)
 		add_counts(prog->counts, counts, prog->ninstr + 1);

@@ -933,35 +933,47 @@ static inline int32_t combine_int(int32_t a, int32_t x, k_reduction how)
 	return how == K_MAX ? MAX(a, x) : how == K_MIN ? MIN(a, x) : (int32_t)((uint32_t)a + (uint32_t)x);
 }
 
+/* Lanes become one value, by halves. */
+static inline float fold_lanes(float *lane, k_reduction how)
+{
+	_Static_assert(EW_LANES == 16, "halves");
+	for (int l = 0; l < 8; l++)
+		lane[l] = combine(lane[l], lane[l + 8], how);
+	for (int l = 0; l < 4; l++)
+		lane[l] = combine(lane[l], lane[l + 4], how);
+	for (int l = 0; l < 2; l++)
+		lane[l] = combine(lane[l], lane[l + 2], how);
+	return combine(lane[0], lane[1], how);
+}
+
 /* One row: lanes, then halves. */
 static inline float fold_row(const float *x, int n, k_reduction how)
 {
 	float lane[EW_LANES];
 	const float start = how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
-	int i = 0;
+	const int whole = n & -EW_LANES;
 	for (int l = 0; l < EW_LANES; l++)
 		lane[l] = start;
 	lanes_f v = LANES(lane);
-	for (; i < n; i += EW_LANES) {
-		lanes_f w;
-		if (i + EW_LANES <= n) {
-			w = LANES_CONST(x + i);
-		} else {
-			memcpy(lane, x + i, sizeof *lane * (size_t)(n - i));
-			w = LANES(lane);
-		}
-		if (how == K_MAX)
-			LANES_KEEP(v, >, w);
-		else if (how == K_MIN)
-			LANES_KEEP(v, <, w);
-		else
-			v += w;
+#define FOLD_LANES(from)                     \
+	do {                                 \
+		lanes_f w = (from);          \
+		if (how == K_MAX)            \
+			LANES_KEEP(v, >, w); \
+		else if (how == K_MIN)       \
+			LANES_KEEP(v, <, w); \
+		else                         \
+			v += w;              \
+	} while (0)
+	for (int i = 0; i < whole; i += EW_LANES)
+		FOLD_LANES(LANES_CONST(x + i));
+	if (whole < n) {
+		memcpy(lane, x + whole, sizeof *lane * (size_t)(n - whole));
+		FOLD_LANES(LANES(lane));
 	}
+#undef FOLD_LANES
 	LANES(lane) = v;
-	for (int h = EW_LANES / 2; h; h /= 2)
-		for (int l = 0; l < h; l++)
-			lane[l] = combine(lane[l], lane[l + h], how);
-	return lane[0];
+	return fold_lanes(lane, how);
 }
 
 static inline void fold_kind(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j,

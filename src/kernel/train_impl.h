@@ -13,7 +13,7 @@ static void softmax_row(float *x, int64_t n)
 	}
 	float lane[EW_LANES];
 	LANES(lane) = v;
-	const float max = fold_row(lane, EW_LANES, K_MAX);
+	const float max = fold_lanes(lane, K_MAX);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] = exp_term(x[i] - max);
@@ -21,7 +21,7 @@ static void softmax_row(float *x, int64_t n)
 	for (int64_t i = EW_LANES; i < end; i += EW_LANES)
 		v += LANES(x + i);
 	LANES(lane) = v;
-	const float factor = 1 / fold_row(lane, EW_LANES, K_SUM);
+	const float factor = 1 / fold_lanes(lane, K_SUM);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] *= factor;
@@ -65,7 +65,7 @@ static void softmax_halves(half *y, const half *x, float *buf, int64_t n)
 	}
 	float lane[EW_LANES];
 	_mm512_storeu_ps(lane, sum);
-	const float total = fold_row(lane, EW_LANES, K_SUM);
+	const float total = fold_lanes(lane, K_SUM);
 	if (total == total) {
 		const __m512 factor = _mm512_set1_ps(1 / total);
 		for (i = 0; i < n; i += 16)
