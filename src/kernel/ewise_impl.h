@@ -759,16 +759,17 @@ typedef struct registers {
 	} from[EW_MAX_REGS];
 } registers;
 
+static half *place_in(const ew_operand *o, const ew_tile *t, int index)
+{
+	return (half *)o->data + t->offset[index];
+}
+
+#ifdef WIDE
 static void bring(registers *r, int i)
 {
 	if (r->left >> i & 1)
 		widen_rows(r->reg[i], r->t->nj, r->from[i].at, r->from[i].step, r->t->ni, r->t->nj);
 	r->left &= ~(1u << i);
-}
-
-static half *place_in(const ew_operand *o, const ew_tile *t, int index)
-{
-	return (half *)o->data + t->offset[index];
 }
 
 /* What is written at `to` may be an operand that was left there. */
@@ -781,7 +782,6 @@ static void bring_from(registers *r, const half *to)
 	}
 }
 
-#ifdef WIDE
 typedef struct source {
 	const void *at; /* halves or floats */
 	int64_t step;
@@ -859,6 +859,8 @@ static void run_combined(registers *r, const ew_instr *x, half *to, int64_t step
 		combine_as(EW_MUL, a16, b16, a, b, d, rows, cols);
 }
 #else
+static void bring(registers *r, int i) { (void)r, (void)i; }
+static void bring_from(registers *r, const half *to) { (void)r, (void)to; }
 static bool is_combined(const ew_instr *x)
 {
 	(void)x;
@@ -878,7 +880,10 @@ static void run(const ew_program *p, const ew_tile *t, ew_register *reg, int wan
 #else
 	const bool whole = false;
 #endif
-	registers r = {.reg = reg, .t = t};
+	registers r;
+	r.reg = reg;
+	r.t = t;
+	r.left = 0;
 	for (const ew_instr *x = p->instr, *end = x + p->ninstr; x < end; x++) {
 		if (x->op == EW_LOAD) {
 			const ew_operand *o = &p->operand[x->a];

@@ -207,6 +207,10 @@ typedef struct ew_program {
 	int ninstr, noperands, nregs;
 	const ew_instr *instr;
 	const ew_operand *operand;
+	/* If they differ: what is at an index along dim `above` greater than that along dim `below` is not
+	 * wanted.  Less of it is read, stores may write 0 there, and sums may leave it out: they want it to
+	 * be 0.  K_SUM and K_MEAN only. */
+	int above, below;
 	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
 		       * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
 	/* NULL, or ninstr + 1 counters that are added to: what each instruction on floats did, but LOAD,

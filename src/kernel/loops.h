@@ -21,6 +21,7 @@ typedef float ew_register[EW_BLOCK];
  * data + offset[o] + i * si[o] + j * sj[o].  Register element (i, j) is at i * nj + j. */
 typedef struct ew_tile {
 	int ni, nj;
+	int64_t at[2]; /* the index along the dims `above` and `below` of its first element */
 	int64_t offset[EW_MAX_OPERANDS], si[EW_MAX_OPERANDS], sj[EW_MAX_OPERANDS];
 } ew_tile;
 
@@ -78,14 +79,15 @@ const k_loops *loops_for(uint32_t isa);
 typedef struct ew_space {
 	int rank; /* 2 .. EW_MAX_DIMS + 2 */
 	int noperands;
-	int64_t dim[EW_MAX_DIMS + 2], block[EW_MAX_DIMS + 2];
+	int64_t dim[EW_MAX_DIMS + 2], block[EW_MAX_DIMS + 2], blocks[EW_MAX_DIMS + 2];
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS + 2];
 	bool folded[EW_MAX_DIMS + 2]; /* reduced over */
+	int8_t role[EW_MAX_DIMS + 2]; /* 1: ew_program's `above`, -1: its `below`, 0: neither */
 } ew_space;
 
 /* `lead`: the operand whose order in memory counts most.  `mask`: dims that are reduced.
- * `limit`: elements of a tile. */
-void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
+ * `above`, `below`: see ew_program; these dims stay apart.  `limit`: elements of a tile. */
+void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int above, int below, int noperands,
 		const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit);
 /* Number of tiles over the dims that are (not) folded. */
 int64_t space_tiles(const ew_space *s, bool folded);
