@@ -277,20 +277,28 @@ static void run_tile(const ew_job *job, ew_tile *t, ew_register *reg, k_counts *
 		store_zeros(job->prog, t, ni, nj);
 }
 
-/* Asks for a tile of short rows that do not follow each other, which the processor does not foresee.
- * `from`: the tile that runs meanwhile. */
+/* From so many instructions on a tile takes longer than its lines take to come: they are asked for before.
+ * The processor does it for what a shorter program walks along. */
+#define LONG_PROGRAM 16
+
+/* Asks for the lines of a tile: of long programs, and of rows that are short and do not follow each other,
+ * which the processor does not foresee.  `from`: the tile that runs meanwhile. */
 static void ask_for_tile(const ew_program *p, const ew_tile *t, const ew_tile *from)
 {
 	for (int o = 0; o < p->noperands; o++) {
 		const int64_t si = t->si[o], sj = t->sj[o], size = (int64_t)k_type_size(p->operand[o].type);
 		if (t->offset[o] == from->offset[o] || (si != 1 && sj != 1))
 			continue;
-		const int64_t lines = sj == 1 ? t->ni : t->nj, step = sj == 1 ? si : sj;
-		const int64_t bytes = (sj == 1 ? t->nj : t->ni) * size;
-		if (step == 0 || lines == 1 || step * size == bytes)
-			continue;
+		const int64_t step = (sj == 1 ? si : sj) * size;
+		int64_t lines = sj == 1 ? t->ni : t->nj, bytes = (sj == 1 ? t->nj : t->ni) * size;
+		if (step == 0 || lines == 1 || step == bytes) {
+			if (p->ninstr < LONG_PROGRAM)
+				continue;
+			bytes *= step ? lines : 1;
+			lines = 1;
+		}
 		const char *at = (const char *)p->operand[o].data + t->offset[o] * size;
-		for (int64_t i = 0; i < lines; i++, at += step * size)
+		for (int64_t i = 0; i < lines; i++, at += step)
 			for (int64_t b = 0; b < bytes; b += 64)
 				__builtin_prefetch(at + b);
 	}
