@@ -148,6 +148,6 @@ void k_copy_strided(pool *p, size_t size, int rank, const int64_t *dims, void *d
 		stride[1][d] = src_stride[d];
 	}
 	copy_job job = {.size = size, .dst = dst, .src = src};
-	space_make(&job.space, rank, dims, 0, 2, (const int64_t(*)[EW_MAX_DIMS])stride, 0, COPY_TILE);
+	space_make(&job.space, rank, dims, 0, 0, 0, 2, (const int64_t(*)[EW_MAX_DIMS])stride, 0, COPY_TILE);
 	run_pieces(p, space_tiles(&job.space, false), COPY_TILE, copy_piece, &job);
 }

@@ -13,8 +13,10 @@ static void swap_dims(ew_space *s, int a, int b)
 {
 	int64_t d = s->dim[a];
 	bool f = s->folded[a];
+	int8_t r = s->role[a];
 	s->dim[a] = s->dim[b], s->dim[b] = d;
 	s->folded[a] = s->folded[b], s->folded[b] = f;
+	s->role[a] = s->role[b], s->role[b] = r;
 	for (int o = 0; o < s->noperands; o++) {
 		int64_t t = s->stride[o][a];
 		s->stride[o][a] = s->stride[o][b], s->stride[o][b] = t;
@@ -33,11 +35,13 @@ static void insert_unit_dim(ew_space *s)
 	for (int d = s->rank++; d > 0; d--) {
 		s->dim[d] = s->dim[d - 1];
 		s->folded[d] = s->folded[d - 1];
+		s->role[d] = s->role[d - 1];
 		for (int o = 0; o < s->noperands; o++)
 			s->stride[o][d] = s->stride[o][d - 1];
 	}
 	s->dim[0] = 1;
 	s->folded[0] = false;
+	s->role[0] = 0;
 	for (int o = 0; o < s->noperands; o++)
 		s->stride[o][0] = 0;
 }
@@ -45,7 +49,7 @@ static void insert_unit_dim(ew_space *s)
 /* Whether dims d and d + 1 are one for every operand. */
 static bool mergeable(const ew_space *s, int d)
 {
-	if (s->folded[d] != s->folded[d + 1])
+	if (s->folded[d] != s->folded[d + 1] || s->role[d] || s->role[d + 1])
 		return false;
 	for (int o = 0; o < s->noperands; o++)
 		if (s->stride[o][d] != s->stride[o][d + 1] * s->dim[d + 1])
@@ -65,7 +69,9 @@ static bool belongs_inside(const ew_space *s, int a, int b, int lead)
 	return false;
 }
 
-void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
+static int64_t blocks_of(const ew_space *s, int d) { return (s->dim[d] + s->block[d] - 1) / s->block[d]; }
+
+void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int above, int below, int noperands,
 		const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit)
 {
 	s->rank = 0;
@@ -75,6 +81,7 @@ void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int no
 			continue;
 		s->dim[s->rank] = dim[d];
 		s->folded[s->rank] = mask >> d & 1;
+		s->role[s->rank] = (int8_t)((d == above) - (d == below)); /* 0 if they are one */
 		for (int o = 0; o < noperands; o++)
 			s->stride[o][s->rank] = stride[o][d];
 		s->rank++;
@@ -110,6 +117,8 @@ void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int no
 		width = MAX(width, EW_LANES);
 	s->block[j] = MAX(MIN(s->dim[j], width), 1);
 	s->block[j - 1] = MAX(MIN(s->dim[j - 1], limit / s->block[j]), 1);
+	for (int d = 0; d < s->rank; d++)
+		s->blocks[d] = blocks_of(s, d);
 }
 
 int64_t space_tiles(const ew_space *s, bool folded)
@@ -117,7 +126,7 @@ int64_t space_tiles(const ew_space *s, bool folded)
 	int64_t n = 1;
 	for (int d = 0; d < s->rank; d++)
 		if (s->folded[d] == folded)
-			n *= (s->dim[d] + s->block[d] - 1) / s->block[d];
+			n *= blocks_of(s, d);
 	return n;
 }
 
@@ -126,7 +135,7 @@ void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t)
 	for (int d = s->rank - 1; d >= 0; d--) {
 		if (s->folded[d] != folded)
 			continue;
-		int64_t count = (s->dim[d] + s->block[d] - 1) / s->block[d];
+		const int64_t count = s->blocks[d];
 		int64_t at = (count == 1 ? 0 : index % count) * s->block[d];
 		if (count > 1)
 			index /= count;
@@ -134,6 +143,8 @@ void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t)
 			t->nj = (int)MIN(s->block[d], s->dim[d] - at);
 		else if (d == s->rank - 2)
 			t->ni = (int)MIN(s->block[d], s->dim[d] - at);
+		if (s->role[d])
+			t->at[s->role[d] < 0] = at;
 		if (at)
 			for (int o = 0; o < s->noperands; o++)
 				t->offset[o] += at * s->stride[o][d];
@@ -172,7 +183,7 @@ typedef struct ew_job {
 	const k_loops *loops;
 	ew_space space;
 	/* reductions */
-	int reg;
+	int reg; /* that is reduced; k_ewise: -1 */
 	k_reduction how;
 	const ew_operand *out; /* operand number prog->noperands of the space */
 	int64_t count;
@@ -213,6 +224,86 @@ static void start_tile(const ew_space *s, ew_tile *t)
 	}
 }
 
+/* Tile `index` over the dims that are not folded, tile `step` over those that are. */
+static void move_tile(const ew_space *s, int64_t index, int64_t step, ew_tile *t)
+{
+	memset(t->offset, 0, sizeof *t->offset * (size_t)s->noperands);
+	t->at[0] = t->at[1] = 0;
+	space_at(s, false, index, t);
+	space_at(s, true, step, t);
+}
+
+/* Leaves of a tile, rows x columns, what is wanted of it, in whole vectors; perhaps nothing. */
+static void cut_tile(const ew_space *s, ew_tile *t)
+{
+	const int i = s->rank - 2, j = s->rank - 1;
+	const int below = s->role[i] < 0 ? t->ni : s->role[j] < 0 ? t->nj : 1; /* how much of it there is */
+	const int64_t wanted = t->at[1] + below - t->at[0];                    /* along `above` */
+	const int64_t kept = wanted <= 0 ? 0 : (wanted + EW_LANES - 1) / EW_LANES * EW_LANES;
+	if (s->role[i] > 0)
+		t->ni = (int)MIN(kept, t->ni);
+	else if (s->role[j] > 0 || !kept)
+		t->nj = (int)MIN(kept, t->nj);
+}
+
+/* Stores of what is not wanted: all of a tile of ni x nj, but what t has of it. */
+static void store_zeros(const ew_program *p, const ew_tile *t, int ni, int nj)
+{
+	for (const ew_instr *x = p->instr; x < p->instr + p->ninstr; x++) {
+		if (x->op != EW_STORE)
+			continue;
+		const int64_t size = (int64_t)k_type_size(p->operand[x->dst].type);
+		const int64_t si = t->si[x->dst] * size, sj = t->sj[x->dst] * size;
+		char *row = (char *)p->operand[x->dst].data + t->offset[x->dst] * size;
+		for (int i = 0; i < ni; i++, row += si) {
+			const int first = i < t->ni ? t->nj : 0;
+			if (sj == size)
+				memset(row + first * sj, 0, (size_t)((nj - first) * size));
+			else
+				for (int j = first; j < nj; j++)
+					memset(row + j * sj, 0, (size_t)size);
+		}
+	}
+}
+
+/* Runs a program on what is wanted of a tile, which is what t is then. */
+static void run_tile(const ew_job *job, ew_tile *t, ew_register *reg, k_counts *counted)
+{
+	const int ni = t->ni, nj = t->nj;
+	cut_tile(&job->space, t);
+	if (t->ni && t->nj)
+		job->loops->run(job->prog, t, reg, job->reg, counted);
+	if (t->ni < ni || t->nj < nj)
+		store_zeros(job->prog, t, ni, nj);
+}
+
+/* From so many instructions on a tile takes longer than its lines take to come: they are asked for before.
+ * The processor does it for what a shorter program walks along. */
+#define LONG_PROGRAM 16
+
+/* Asks for the lines of a tile: of long programs, and of rows that are short and do not follow each other,
+ * which the processor does not foresee.  `from`: the tile that runs meanwhile. */
+static void ask_for_tile(const ew_program *p, const ew_tile *t, const ew_tile *from)
+{
+	for (int o = 0; o < p->noperands; o++) {
+		const int64_t si = t->si[o], sj = t->sj[o], size = (int64_t)k_type_size(p->operand[o].type);
+		if (t->offset[o] == from->offset[o] || (si != 1 && sj != 1))
+			continue;
+		const int64_t step = (sj == 1 ? si : sj) * size;
+		int64_t lines = sj == 1 ? t->ni : t->nj, bytes = (sj == 1 ? t->nj : t->ni) * size;
+		if (step == 0 || lines == 1 || step == bytes) {
+			if (p->ninstr < LONG_PROGRAM)
+				continue;
+			bytes *= step ? lines : 1;
+			lines = 1;
+		}
+		const char *at = (const char *)p->operand[o].data + t->offset[o] * size;
+		for (int64_t i = 0; i < lines; i++, at += step)
+			for (int64_t b = 0; b < bytes; b += 64)
+				__builtin_prefetch(at + b);
+	}
+}
+
 static void ewise_piece(void *arg, int64_t first, int64_t last)
 {
 	const ew_job *job = arg;
@@ -222,12 +313,16 @@ static void ewise_piece(void *arg, int64_t first, int64_t last)
 	memset(reg, 0, sizeof *reg * (size_t)job->prog->nregs);
 	if (counted)
 		memset(counts, 0, sizeof *counts * (size_t)job->prog->ninstr);
-	ew_tile t;
-	start_tile(s, &t);
-	for (int64_t i = first; i < last; i++) {
-		memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
-		space_at(s, false, i, &t);
-		job->loops->run(job->prog, &t, reg, counted);
+	ew_tile t[2];
+	start_tile(s, &t[0]);
+	start_tile(s, &t[1]);
+	move_tile(s, first, 0, &t[0]);
+	for (int64_t k = 0; k < last - first; k++) {
+		if (first + k + 1 < last) {
+			move_tile(s, first + k + 1, 0, &t[~k & 1]);
+			ask_for_tile(job->prog, &t[~k & 1], &t[k & 1]);
+		}
+		run_tile(job, &t[k & 1], reg, counted);
 	}
 	if (counted)
 		add_counts(job->prog->counts, counts, job->prog->ninstr);
@@ -242,9 +337,10 @@ void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS];
 	for (int o = 0; o < prog->noperands; o++)
 		memcpy(stride[o], prog->operand[o].stride, sizeof stride[o]);
-	ew_job job = {.prog = prog, .loops = loops_for(isa)};
-	space_make(&job.space, prog->rank, prog->dim, 0, prog->noperands, stride, leading_operand(prog),
-		   EW_BLOCK);
+	ew_job job = {.prog = prog, .loops = loops_for(isa), .reg = -1};
+	const int above = prog->counts ? prog->below : prog->above; /* all count */
+	space_make(&job.space, prog->rank, prog->dim, 0, above, prog->below, prog->noperands, stride,
+		   leading_operand(prog), EW_BLOCK);
 	run_pieces(p, space_tiles(&job.space, false), EW_BLOCK, ewise_piece, &job);
 }
 
@@ -263,6 +359,20 @@ static void count_reduced(k_counts *to, const float *sum, const float *result, i
 	}
 }
 
+/* One instruction that stores acc: converts as programs do. */
+static void store_reduced_ints(const ew_job *job, const ew_tile *t, ew_register *acc, int ni, int nj)
+{
+	const int out = job->prog->noperands;
+	const ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};
+	const ew_program tail = {
+	    .ninstr = 1, .noperands = 1, .nregs = 1, .instr = &store, .operand = job->out, .integer = true};
+	ew_tile last = {.ni = ni, .nj = nj};
+	last.offset[0] = t->offset[out];
+	last.si[0] = t->si[out];
+	last.sj[0] = t->sj[out];
+	job->loops->run(&tail, &last, acc, -1, NULL);
+}
+
 static void reduce_piece(void *arg, int64_t first, int64_t last)
 {
 	const ew_job *job = arg;
@@ -277,44 +387,43 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 	memset(reg, 0, sizeof *reg * (size_t)prog->nregs);
 	if (counted)
 		memset(counts, 0, sizeof *counts * (size_t)(prog->ninstr + 1));
-	ew_tile t;
-	start_tile(s, &t);
-	for (int64_t i = first; i < last; i++) {
-		int64_t at[EW_MAX_OPERANDS] = {0};
-		for (int64_t r = 0; r < steps; r++) {
-			if (r == 0) {
-				memset(t.offset, 0, sizeof *t.offset * (size_t)s->noperands);
-				space_at(s, false, i, &t);
-				memcpy(at, t.offset, sizeof *at * (size_t)s->noperands);
-			} else {
-				memcpy(t.offset, at, sizeof *at * (size_t)s->noperands);
-			}
-			space_at(s, true, r, &t);
-			job->loops->run(prog, &t, reg, counted);
-			job->loops->fold(acc, reg[job->reg], t.ni, t.nj, fold_i, fold_j, job->how,
-					 prog->integer, r == 0);
+	ew_tile two[2];
+	start_tile(s, &two[0]);
+	start_tile(s, &two[1]);
+	move_tile(s, first, 0, &two[0]);
+	const int64_t end = (last - first) * steps;
+	for (int64_t k = 0, r = 0; k < end; k++) {
+		ew_tile *const t = &two[k & 1];
+		if (k + 1 < end) {
+			ew_tile *const next = &two[~k & 1];
+			move_tile(s, first + (k + 1) / steps, r + 1 < steps ? r + 1 : 0, next);
+			ask_for_tile(prog, next, t);
 		}
-		int ni = fold_i ? 1 : t.ni, nj = fold_j ? 1 : t.nj;
+		const int ni = fold_i ? 1 : t->ni, nj = fold_j ? 1 : t->nj; /* of results */
+		run_tile(job, t, reg, counted);
+		if (t->ni && t->nj) /* which the first of a sum has */
+			job->loops->fold(acc, reg[job->reg], t->ni, t->nj, fold_i, fold_j, job->how,
+					 prog->integer, r == 0);
+		if (++r < steps)
+			continue;
+		r = 0;
+		if (prog->integer) {
+			store_reduced_ints(job, t, &acc, ni, nj);
+			continue;
+		}
 		float sum[EW_BLOCK];
-		memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
-		if (!prog->integer)
-			job->loops->finish(acc, ni * nj, job->how, job->count);
-		if (counted && !prog->integer)
+		if (counted)
+			memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
+		job->loops->finish(acc, ni * nj, job->how, job->count);
+		if (counted)
 			count_reduced(&counts[prog->ninstr], sum, acc, ni * nj, job->out->type);
-		/* one instruction that stores acc: converts as programs do */
-		ew_operand o = *job->out;
-		ew_instr store = {.op = EW_STORE, .dst = 0, .a = 0};
-		ew_program tail = {.ninstr = 1,
-				   .noperands = 1,
-				   .nregs = 1,
-				   .instr = &store,
-				   .operand = &o,
-				   .integer = prog->integer};
-		ew_tile last_tile = {.ni = ni, .nj = nj};
-		last_tile.offset[0] = at[out];
-		last_tile.si[0] = t.si[out];
-		last_tile.sj[0] = t.sj[out];
-		job->loops->run(&tail, &last_tile, &acc, NULL);
+		const k_type type = job->out->type;
+		char *to = (char *)job->out->data + t->offset[out] * (int64_t)k_type_size(type);
+		if (nj == 1)
+			job->loops->store(to, type, t->si[out], acc, ni);
+		else
+			for (int i = 0; i < ni; i++, to += t->si[out] * (int64_t)k_type_size(type))
+				job->loops->store(to, type, t->sj[out], acc + i * nj, nj);
 	}
 	if (counted)
 		add_counts(prog->counts, counts, prog->ninstr + 1);
@@ -341,8 +450,11 @@ void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reductio
 	}
 	ew_job job = {
 	    .prog = prog, .loops = loops_for(isa), .reg = reg, .how = how, .out = out, .count = count};
-	space_make(&job.space, prog->rank, prog->dim, mask, prog->noperands + 1,
-		   (const int64_t(*)[EW_MAX_DIMS])stride, leading_operand(prog), EW_BLOCK);
+	/* cutting what is summed keeps the results that a tile has */
+	const bool cut = mask >> prog->above & 1 && !prog->counts;
+	space_make(&job.space, prog->rank, prog->dim, mask, cut ? prog->above : prog->below, prog->below,
+		   prog->noperands + 1, (const int64_t(*)[EW_MAX_DIMS])stride, leading_operand(prog),
+		   EW_BLOCK);
 	int64_t pieces = space_tiles(&job.space, false);
 	run_pieces(p, pieces, total / pieces, reduce_piece, &job);
 }

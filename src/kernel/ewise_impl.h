@@ -395,6 +395,19 @@ static void store_operand(const void *reg, const ew_operand *o, const ew_tile *t
 			d[i] = (expr);      \
 	} while (0)
 
+/* The same with a form of its own for vectors of x16. */
+#ifdef LOOPS_AVX512
+#define LOOP_OF(vector, expr)                                      \
+	do {                                                       \
+		for (int i = 0; i < n; i += 16) {                  \
+			const __m512 x16 = _mm512_loadu_ps(a + i); \
+			_mm512_storeu_ps(d + i, vector);           \
+		}                                                  \
+	} while (0)
+#else
+#define LOOP_OF(vector, expr) LOOP(expr)
+#endif
+
 /* Arguments beyond TRIG_LIMIT, in double; rare, so one by one. */
 static void trig_large(float *d, const float *a, int n, double (*fn)(double))
 {
@@ -463,7 +476,7 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_SQRT: LOOP(sqrtf(a[i])); break;
 	case EW_RSQRT: LOOP(1 / sqrtf(a[i] + imm)); break;
 	case EW_INV: LOOP(1 / (a[i] + imm)); break;
-	case EW_EXP: LOOP(exp_f(a[i])); break;
+	case EW_EXP: LOOP_OF(exp16(x16), exp_f(a[i])); break;
 	case EW_EXP2: LOOP(exp2_f(a[i])); break;
 	case EW_LOG: LOOP(log_f(a[i] + imm)); break;
 	case EW_SIN:
@@ -494,9 +507,9 @@ static void step_floats(const ew_instr *x, float *d, const float *a, const float
 	case EW_LEAKY_RELU: LOOP(pick(a[i] < 0, imm * a[i], a[i])); break;
 	case EW_ELU: LOOP(pick(a[i] < 0, imm * expm1_f(a[i]), a[i])); break;
 	case EW_CLIP: LOOP(pick(a[i] < imm, imm, pick(a[i] > imm2, imm2, a[i]))); break;
-	case EW_SIGMOID: LOOP(sigmoid_f(a[i])); break;
+	case EW_SIGMOID: LOOP_OF(sigmoid16(x16), sigmoid_f(a[i])); break;
 	case EW_TANH: LOOP(tanh_f(a[i])); break;
-	case EW_SILU: LOOP(a[i] * sigmoid_f(a[i])); break;
+	case EW_SILU: LOOP_OF(_mm512_mul_ps(x16, sigmoid16(x16)), a[i] * sigmoid_f(a[i])); break;
 	case EW_GELU: LOOP(gelu_f(a[i])); break;
 	case EW_GELU_TANH: LOOP(gelu_tanh_f(a[i])); break;
 	case EW_GELU_SIGMOID: LOOP(a[i] * sigmoid_f(1.702f * a[i])); break;
@@ -698,20 +711,219 @@ static void step(const ew_instr *x, ew_register *reg, int n, k_counts *counts, i
 }
 #undef TAKE
 
-static void run(const ew_program *p, const ew_tile *t, ew_register *reg, k_counts *counts)
+/* ---- Programs --------------------------------------------------------------------- */
+
+/* Most of a program is sums and products of fp16 values.  Where a set has vectors that convert, such an
+ * operand is not loaded into its register first but read where it is, and a result that is stored next is
+ * stored at once. */
+#if defined(LOOPS_AVX512)
+#define WIDE 16
+typedef __m512 wide;
+static inline wide get_floats(const float *p) { return _mm512_loadu_ps(p); }
+static inline void put_floats(float *p, wide v) { _mm512_storeu_ps(p, v); }
+static inline __m256i to_halves(wide v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+static inline wide get_halves(const half *p)
+{
+	return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline void put_halves(half *p, wide v) { _mm256_storeu_si256((__m256i *)p, to_halves(v)); }
+static inline wide round_halves(wide v) { return _mm512_cvtph_ps(to_halves(v)); }
+#elif defined(LOOPS_AVX2)
+#define WIDE 8
+typedef __m256 wide;
+static inline wide get_floats(const float *p) { return _mm256_loadu_ps(p); }
+static inline void put_floats(float *p, wide v) { _mm256_storeu_ps(p, v); }
+static inline __m128i to_halves(wide v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+static inline wide get_halves(const half *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+static inline void put_halves(half *p, wide v) { _mm_storeu_si128((__m128i *)p, to_halves(v)); }
+static inline wide round_halves(wide v) { return _mm256_cvtph_ps(to_halves(v)); }
+#elif defined(LOOPS_NEON)
+#define WIDE 4
+typedef float32x4_t wide;
+static inline wide get_floats(const float *p) { return vld1q_f32(p); }
+static inline void put_floats(float *p, wide v) { vst1q_f32(p, v); }
+static inline float16x4_t to_halves(wide v) { return vcvt_f16_f32(v); }
+static inline wide get_halves(const half *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+static inline void put_halves(half *p, wide v) { vst1_u16(p, vreinterpret_u16_f16(to_halves(v))); }
+static inline wide round_halves(wide v) { return vcvt_f32_f16(to_halves(v)); }
+#endif
+
+/* Registers during a run. */
+typedef struct registers {
+	ew_register *reg;
+	const ew_tile *t;
+	uint32_t left; /* registers whose values were left where they are, as fp16: */
+	struct {
+		const half *at;
+		int64_t step; /* from row to row */
+	} from[EW_MAX_REGS];
+} registers;
+
+static half *place_in(const ew_operand *o, const ew_tile *t, int index)
+{
+	return (half *)o->data + t->offset[index];
+}
+
+#ifdef WIDE
+static void bring(registers *r, int i)
+{
+	if (r->left >> i & 1)
+		widen_rows(r->reg[i], r->t->nj, r->from[i].at, r->from[i].step, r->t->ni, r->t->nj);
+	r->left &= ~(1u << i);
+}
+
+/* What is written at `to` may be an operand that was left there. */
+static void bring_from(registers *r, const half *to)
+{
+	for (uint32_t left = r->left; left; left &= left - 1) {
+		const int i = __builtin_ctz(left);
+		if (r->from[i].at == to)
+			bring(r, i);
+	}
+}
+
+typedef struct source {
+	const void *at; /* halves or floats */
+	int64_t step;
+} source;
+typedef struct target {
+	float *reg; /* either may be NULL */
+	half *at;
+	int64_t step; /* of `at` */
+	bool round;
+} target;
+
+static inline __attribute__((always_inline)) void
+combine_rows(const ew_op op, const bool a16, const bool b16, source a, source b, target d, int rows, int cols)
+{
+	for (int i = 0; i < rows; i++)
+		for (int j = 0; j < cols; j += WIDE) {
+			const wide x = a16 ? get_halves((const half *)a.at + i * a.step + j)
+					   : get_floats((const float *)a.at + i * a.step + j);
+			const wide y = b16 ? get_halves((const half *)b.at + i * b.step + j)
+					   : get_floats((const float *)b.at + i * b.step + j);
+			wide v = op == EW_ADD ? x + y : op == EW_SUB ? x - y : x * y;
+			if (d.round)
+				v = round_halves(v);
+			if (d.reg)
+				put_floats(d.reg + i * cols + j, v);
+			if (d.at)
+				put_halves(d.at + i * d.step + j, v);
+		}
+}
+
+static inline __attribute__((always_inline)) void combine_as(const ew_op op, bool a16, bool b16, source a,
+							     source b, target d, int rows, int cols)
+{
+	if (a16 && b16)
+		combine_rows(op, true, true, a, b, d, rows, cols);
+	else if (a16)
+		combine_rows(op, true, false, a, b, d, rows, cols);
+	else if (b16)
+		combine_rows(op, false, true, a, b, d, rows, cols);
+	else
+		combine_rows(op, false, false, a, b, d, rows, cols);
+}
+
+static bool is_combined(const ew_instr *x)
+{
+	return (x->op == EW_ADD || x->op == EW_SUB || x->op == EW_MUL) && !x->table && !x->flags &&
+	       x->round16 != EW_AWAY;
+}
+
+static source source_of(const registers *r, int i)
+{
+	return r->left >> i & 1 ? (source){r->from[i].at, r->from[i].step} : (source){r->reg[i], r->t->nj};
+}
+
+/* One of these instructions; to: NULL, or fp16 memory where its result goes, and a register only if `keep`.
+ */
+static void run_combined(registers *r, const ew_instr *x, half *to, int64_t step, bool keep)
+{
+	if (to)
+		bring_from(r, to);
+	const bool a16 = r->left >> x->a & 1, b16 = r->left >> x->b & 1;
+	const source a = source_of(r, x->a), b = source_of(r, x->b);
+	const target d = {keep ? r->reg[x->dst] : NULL, to, step, x->round16 != EW_KEEP};
+	int rows = r->t->ni, cols = r->t->nj;
+	if ((!a16 || a.step == cols) && (!b16 || b.step == cols) && (!to || step == cols)) {
+		cols *= rows;
+		rows = 1;
+	}
+	r->left &= ~(1u << x->dst);
+	if (x->op == EW_ADD)
+		combine_as(EW_ADD, a16, b16, a, b, d, rows, cols);
+	else if (x->op == EW_SUB)
+		combine_as(EW_SUB, a16, b16, a, b, d, rows, cols);
+	else
+		combine_as(EW_MUL, a16, b16, a, b, d, rows, cols);
+}
+#else
+static void bring(registers *r, int i) { (void)r, (void)i; }
+static void bring_from(registers *r, const half *to) { (void)r, (void)to; }
+static bool is_combined(const ew_instr *x)
+{
+	(void)x;
+	return false;
+}
+static void run_combined(registers *r, const ew_instr *x, half *to, int64_t step, bool keep)
+{
+	(void)r, (void)x, (void)to, (void)step, (void)keep;
+}
+#endif
+
+static void run(const ew_program *p, const ew_tile *t, ew_register *reg, int wanted, k_counts *counts)
 {
 	const int n = (t->ni * t->nj + EW_LANES - 1) & -EW_LANES;
-	for (const ew_instr *x = p->instr; x < p->instr + p->ninstr; x++) {
-		if (x->op == EW_STORE)
-			store_operand(reg[x->a], &p->operand[x->dst], t, x->dst, p->integer);
-		else if (x->op == EW_LOAD)
-			load_operand(reg[x->dst], &p->operand[x->a], t, x->a, p->integer);
-		else if (p->integer)
+#ifdef WIDE
+	const bool whole = !p->integer && !counts && t->nj % EW_LANES == 0;
+#else
+	const bool whole = false;
+#endif
+	registers r;
+	r.reg = reg;
+	r.t = t;
+	r.left = 0;
+	for (const ew_instr *x = p->instr, *end = x + p->ninstr; x < end; x++) {
+		if (x->op == EW_LOAD) {
+			const ew_operand *o = &p->operand[x->a];
+			if (whole && o->type == K_F16 && t->sj[x->a] == 1) {
+				r.left |= 1u << x->dst;
+				r.from[x->dst].at = place_in(o, t, x->a);
+				r.from[x->dst].step = t->si[x->a];
+				continue;
+			}
+			r.left &= ~(1u << x->dst);
+			load_operand(reg[x->dst], o, t, x->a, p->integer);
+		} else if (x->op == EW_STORE) {
+			const ew_operand *o = &p->operand[x->dst];
+			bring(&r, x->a);
+			bring_from(&r, place_in(o, t, x->dst));
+			store_operand(reg[x->a], o, t, x->dst, p->integer);
+		} else if (p->integer) {
 			step_ints(x, (int32_t *)reg[x->dst], (int32_t *)reg[x->a], (int32_t *)reg[x->b],
 				  (int32_t *)reg[x->c], n);
-		else
+		} else if (whole && is_combined(x)) {
+			const ew_instr *next = x + 1;
+			const bool stored = next < end && next->op == EW_STORE && next->a == x->dst &&
+					    p->operand[next->dst].type == K_F16 && t->sj[next->dst] == 1;
+			if (stored) {
+				run_combined(&r, x, place_in(&p->operand[next->dst], t, next->dst),
+					     t->si[next->dst], !next->last);
+				x = next;
+			} else {
+				run_combined(&r, x, NULL, 0, true);
+			}
+		} else {
+			const uint8_t read[3] = {x->a, x->b, x->c};
+			for (int i = 0; r.left && i < ew_reads(x); i++)
+				bring(&r, read[i]);
+			r.left &= ~(1u << x->dst);
 			step(x, reg, n, counts ? &counts[x - p->instr] : NULL, t->ni * t->nj);
+		}
 	}
+	if (wanted >= 0)
+		bring(&r, wanted);
 }
 
 /* ---- Reductions ------------------------------------------------------------------- */
@@ -726,35 +938,47 @@ static inline int32_t combine_int(int32_t a, int32_t x, k_reduction how)
 	return how == K_MAX ? MAX(a, x) : how == K_MIN ? MIN(a, x) : (int32_t)((uint32_t)a + (uint32_t)x);
 }
 
+/* Lanes become one value, by halves. */
+static inline float fold_lanes(float *lane, k_reduction how)
+{
+	_Static_assert(EW_LANES == 16, "halves");
+	for (int l = 0; l < 8; l++)
+		lane[l] = combine(lane[l], lane[l + 8], how);
+	for (int l = 0; l < 4; l++)
+		lane[l] = combine(lane[l], lane[l + 4], how);
+	for (int l = 0; l < 2; l++)
+		lane[l] = combine(lane[l], lane[l + 2], how);
+	return combine(lane[0], lane[1], how);
+}
+
 /* One row: lanes, then halves. */
 static inline float fold_row(const float *x, int n, k_reduction how)
 {
 	float lane[EW_LANES];
 	const float start = how == K_MAX ? -INFINITY : how == K_MIN ? INFINITY : 0;
-	int i = 0;
+	const int whole = n & -EW_LANES;
 	for (int l = 0; l < EW_LANES; l++)
 		lane[l] = start;
 	lanes_f v = LANES(lane);
-	for (; i < n; i += EW_LANES) {
-		lanes_f w;
-		if (i + EW_LANES <= n) {
-			w = LANES_CONST(x + i);
-		} else {
-			memcpy(lane, x + i, sizeof *lane * (size_t)(n - i));
-			w = LANES(lane);
-		}
-		if (how == K_MAX)
-			LANES_KEEP(v, >, w);
-		else if (how == K_MIN)
-			LANES_KEEP(v, <, w);
-		else
-			v += w;
+#define FOLD_LANES(from)                     \
+	do {                                 \
+		lanes_f w = (from);          \
+		if (how == K_MAX)            \
+			LANES_KEEP(v, >, w); \
+		else if (how == K_MIN)       \
+			LANES_KEEP(v, <, w); \
+		else                         \
+			v += w;              \
+	} while (0)
+	for (int i = 0; i < whole; i += EW_LANES)
+		FOLD_LANES(LANES_CONST(x + i));
+	if (whole < n) {
+		memcpy(lane, x + whole, sizeof *lane * (size_t)(n - whole));
+		FOLD_LANES(LANES(lane));
 	}
+#undef FOLD_LANES
 	LANES(lane) = v;
-	for (int h = EW_LANES / 2; h; h /= 2)
-		for (int l = 0; l < h; l++)
-			lane[l] = combine(lane[l], lane[l + h], how);
-	return lane[0];
+	return fold_lanes(lane, how);
 }
 
 static inline void fold_kind(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j,

@@ -187,6 +187,7 @@ typedef struct ew_instr {
 	uint8_t a, b, c; /* registers (SELECT: a ? b : c); LOAD: a = operand index */
 	uint8_t round16; /* ew_rounding */
 	uint8_t flags;   /* of ew_flag */
+	bool last;       /* STORE: nothing reads the register any more, so it need not be written */
 	float imm,
 	    imm2; /* IMM: the value; RSQRT, INV, LOG: epsilon; LEAKY_RELU, ELU: alpha; CLIP: alpha, beta */
 	const struct ane_table *table; /* NULL, or where the function of an fp16 value is read (ane/tables.h);
@@ -207,6 +208,10 @@ typedef struct ew_program {
 	int ninstr, noperands, nregs;
 	const ew_instr *instr;
 	const ew_operand *operand;
+	/* If they differ: what is at an index along dim `above` greater than that along dim `below` is not
+	 * wanted.  Less of it is read, stores may write 0 there, and sums may leave it out: they want it to
+	 * be 0.  K_SUM and K_MEAN only. */
+	int above, below;
 	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
 		       * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
 	/* NULL, or ninstr + 1 counters that are added to: what each instruction on floats did, but LOAD,

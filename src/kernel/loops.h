@@ -21,12 +21,14 @@ typedef float ew_register[EW_BLOCK];
  * data + offset[o] + i * si[o] + j * sj[o].  Register element (i, j) is at i * nj + j. */
 typedef struct ew_tile {
 	int ni, nj;
+	int64_t at[2]; /* the index along the dims `above` and `below` of its first element */
 	int64_t offset[EW_MAX_OPERANDS], si[EW_MAX_OPERANDS], sj[EW_MAX_OPERANDS];
 } ew_tile;
 
 typedef struct k_loops {
-	/* Runs all instructions on a tile.  counts: NULL, or one for each instruction. */
-	void (*run)(const ew_program *p, const ew_tile *t, ew_register *reg, k_counts *counts);
+	/* Runs all instructions on a tile.  wanted: the register that is read afterwards, or -1.  counts:
+	 * NULL, or one for each instruction. */
+	void (*run)(const ew_program *p, const ew_tile *t, ew_register *reg, int wanted, k_counts *counts);
 	/* Folds register x[ni][nj] into acc: over i if fold_i, over j if fold_j; acc has the other
 	 * dims.  `first`: acc has no value yet. */
 	void (*fold)(float *acc, const float *x, int ni, int nj, bool fold_i, bool fold_j, k_reduction how,
@@ -44,6 +46,8 @@ typedef struct k_loops {
 	void (*narrow_rows)(half *dst, int64_t ldd, const float *src, int64_t lds, int m, int n);
 	/* Softmax of n elements in place; x has room for a multiple of EW_LANES. */
 	void (*softmax_row)(float *x, int64_t n);
+	/* The same from fp16 to fp16, y may be x; buf has room as above. */
+	void (*softmax_halves)(half *y, const half *x, float *buf, int64_t n);
 	/* Columns x[rows][n], n <= EW_LANES * 4: running maximum and sum of e^(x - max). */
 	void (*softmax_update)(float *max, float *sum, const float *x, int rows, int n);
 	/* x = e^(x - max) * factor for x[rows][n] */
@@ -75,14 +79,15 @@ const k_loops *loops_for(uint32_t isa);
 typedef struct ew_space {
 	int rank; /* 2 .. EW_MAX_DIMS + 2 */
 	int noperands;
-	int64_t dim[EW_MAX_DIMS + 2], block[EW_MAX_DIMS + 2];
+	int64_t dim[EW_MAX_DIMS + 2], block[EW_MAX_DIMS + 2], blocks[EW_MAX_DIMS + 2];
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS + 2];
 	bool folded[EW_MAX_DIMS + 2]; /* reduced over */
+	int8_t role[EW_MAX_DIMS + 2]; /* 1: ew_program's `above`, -1: its `below`, 0: neither */
 } ew_space;
 
 /* `lead`: the operand whose order in memory counts most.  `mask`: dims that are reduced.
- * `limit`: elements of a tile. */
-void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int noperands,
+ * `above`, `below`: see ew_program; these dims stay apart.  `limit`: elements of a tile. */
+void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int above, int below, int noperands,
 		const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit);
 /* Number of tiles over the dims that are (not) folded. */
 int64_t space_tiles(const ew_space *s, bool folded);

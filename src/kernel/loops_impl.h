@@ -1,6 +1,9 @@
 /* Every loop of loops.h and the table of them.  Included once per instruction set, by a file
  * that has defined LOOPS, the table's name, and what its set offers (LOOPS_AVX2, ...). */
 #include "kernel/math_impl.h"
+#ifdef LOOPS_AVX512
+#include "kernel/math_avx512.h"
+#endif
 #include "kernel/ewise_impl.h"
 #include "kernel/train_impl.h"
 #include "kernel/gemm_count_impl.h"
@@ -16,6 +19,7 @@ const k_loops LOOPS = {
     .widen_rows = widen_rows,
     .narrow_rows = narrow_rows,
     .softmax_row = softmax_row,
+    .softmax_halves = softmax_halves,
     .softmax_update = softmax_update,
     .softmax_apply = softmax_apply,
     .loss_sum = loss_sum,

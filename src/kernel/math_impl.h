@@ -14,12 +14,8 @@
 #include <math.h>
 #include <stdint.h>
 
-/* c ? a : b on the bits: always a blend, never a jump around one side. */
-static inline float pick(int c, float a, float b)
-{
-	uint32_t m = (uint32_t)-c;
-	return bits_float((float_bits(a) & m) | (float_bits(b) & ~m));
-}
+/* c ? a : b.  No flag of the compiler says that arithmetic may trap, so in a loop this is a blend. */
+static inline float pick(int c, float a, float b) { return c ? a : b; }
 
 /* EW_AWAY of a result whose first 24 bits are those of x: half of the last of 11 bits is added, what
  * follows is cut off. */
@@ -50,14 +46,20 @@ static inline float scale2(float x, int n)
 }
 
 /* e^r - 1 for |r| <= ln(2)/2; (e^r - 1 - r) / r^2 fitted, 2^-31.9 */
+#define EXPM1_7 0x1.a0332cp-13f
+#define EXPM1_6 0x1.6d78dap-10f
+#define EXPM1_5 0x1.11118ep-7f
+#define EXPM1_4 0x1.5554aap-5f
+#define EXPM1_3 0x1.555554p-3f
+#define EXPM1_2 0x1.000000p-1f
 static inline float expm1_reduced(float r)
 {
-	float p = 0x1.a0332cp-13f;
-	p = p * r + 0x1.6d78dap-10f;
-	p = p * r + 0x1.11118ep-7f;
-	p = p * r + 0x1.5554aap-5f;
-	p = p * r + 0x1.555554p-3f;
-	p = p * r + 0x1.000000p-1f;
+	float p = EXPM1_7;
+	p = p * r + EXPM1_6;
+	p = p * r + EXPM1_5;
+	p = p * r + EXPM1_4;
+	p = p * r + EXPM1_3;
+	p = p * r + EXPM1_2;
 	return r + r * r * p;
 }
 
@@ -66,10 +68,12 @@ static inline float expm1_reduced(float r)
 #define LOG2_E 0x1.715476p0f
 
 /* Arguments of the exponential beyond which it is 0 or infinite; NaN stays. */
+#define EXP_LEAST -104.0f
+#define EXP_MOST  89.0f
 static inline float exp_bounded(float x)
 {
-	x = pick(x < -104, -104.0f, x);
-	return pick(x > 89, 89.0f, x);
+	x = pick(x < EXP_LEAST, EXP_LEAST, x);
+	return pick(x > EXP_MOST, EXP_MOST, x);
 }
 
 /* Results below 2^-127 are made of an integer, their number of units of 2^-149: arithmetic on subnormal
@@ -87,25 +91,26 @@ static inline float exp_f(float x)
 	x = exp_bounded(x);
 	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
 	float y = 1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO);
-	int i = rounded_int(t), tiny = i < -126;
+	int i = rounded_int(t), tiny = t < ROUNDER - 126; /* not NaN */
 	return pick(tiny, tiny_float(y * pow2(tiny ? i + TINY_SHIFT : 0)), scale2(y, tiny ? 0 : i));
 }
 
 /* exp_f for x <= 0 */
 static inline float exp_down(float x)
 {
-	x = pick(x < -104, -104.0f, x);
+	x = pick(x < EXP_LEAST, EXP_LEAST, x);
 	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
-	int i = rounded_int(t), tiny = i < -126;
+	int i = rounded_int(t), tiny = t < ROUNDER - 126; /* not NaN */
 	float y = (1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO)) * pow2(tiny ? i + TINY_SHIFT : i);
 	return pick(tiny, tiny_float(y), y);
 }
 
 /* exp_f for x <= 0, but 0 below e^-87, which is about the smallest normal number: for terms of a sum that
  * has a term of 1. */
+#define TERM_LEAST -87.0f
 static inline float exp_term(float x)
 {
-	int gone = x < -87;
+	int gone = x < TERM_LEAST;
 	x = pick(gone, 0, x);
 	float t = x * LOG2_E + ROUNDER, n = t - ROUNDER;
 	float y = (1 + expm1_reduced((x - n * LN2_HI) - n * LN2_LO)) * pow2(rounded_int(t));

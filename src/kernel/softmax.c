@@ -63,12 +63,18 @@ static void softmax_rows(void *arg, int64_t first, int64_t last)
 {
 	const softmax_job *job = arg;
 	const k_loops *l = job->loops;
+	const bool halves = job->tx == K_F16 && job->ty == K_F16 && job->sx == 1 && job->sy == 1;
 	_Alignas(64) float buf[ROW_LIMIT];
 	for (int64_t r = first; r < last; r++) {
 		const char *x;
 		char *y;
 		row_at(job, job->rank, r, &x, &y);
 		const int64_t n = job->below < 0 ? job->n : MIN(index_below(job, job->rank, r) + 1, job->n);
+		if (halves) {
+			l->softmax_halves((half *)(void *)y, (const half *)(const void *)x, buf, n);
+			memset(y + n * 2, 0, (size_t)(job->n - n) * 2);
+			continue;
+		}
 		load_run(l, buf, x, job->tx, job->sx, n);
 		l->softmax_row(buf, n);
 		memset(buf + n, 0, (size_t)(job->n - n) * sizeof *buf);

@@ -13,7 +13,7 @@ static void softmax_row(float *x, int64_t n)
 	}
 	float lane[EW_LANES];
 	LANES(lane) = v;
-	const float max = fold_row(lane, EW_LANES, K_MAX);
+	const float max = fold_lanes(lane, K_MAX);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] = exp_term(x[i] - max);
@@ -21,10 +21,61 @@ static void softmax_row(float *x, int64_t n)
 	for (int64_t i = EW_LANES; i < end; i += EW_LANES)
 		v += LANES(x + i);
 	LANES(lane) = v;
-	const float factor = 1 / fold_row(lane, EW_LANES, K_SUM);
+	const float factor = 1 / fold_lanes(lane, K_SUM);
 	INDEPENDENT
 	for (int64_t i = 0; i < end; i++)
 		x[i] *= factor;
+}
+
+#ifdef LOOPS_AVX512
+/* Vector i of n fp16 values; what is beyond them counts as -infinity. */
+static inline __m512 half_vector(const half *x, int64_t i, int64_t n)
+{
+	if (i + 16 <= n)
+		return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + i)));
+	const __mmask16 m = (__mmask16)((1u << (n - i)) - 1);
+	return _mm512_mask_cvtph_ps(_mm512_set1_ps(-INFINITY), m, _mm256_maskz_loadu_epi16(m, x + i));
+}
+static inline void store_half_vector(half *y, __m512 v, int64_t i, int64_t n)
+{
+	const __m256i h = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+	if (i + 16 <= n)
+		_mm256_storeu_si256((__m256i *)(y + i), h);
+	else
+		_mm256_mask_storeu_epi16(y + i, (__mmask16)((1u << (n - i)) - 1), h);
+}
+#endif
+
+static void softmax_halves(half *y, const half *x, float *buf, int64_t n)
+{
+#ifdef LOOPS_AVX512
+	__m512 a = _mm512_set1_ps(-INFINITY), b = a, sum = _mm512_setzero_ps();
+	int64_t i = 0;
+	for (; i + 16 < n; i += 32) {
+		a = _mm512_max_ps(a, half_vector(x, i, n));
+		b = _mm512_max_ps(b, half_vector(x, i + 16, n));
+	}
+	if (i < n)
+		a = _mm512_max_ps(a, half_vector(x, i, n));
+	const __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(a, b)));
+	for (i = 0; i < n; i += 16) {
+		const __m512 e = exp_term16(_mm512_sub_ps(half_vector(x, i, n), max));
+		_mm512_storeu_ps(buf + i, e);
+		sum = _mm512_add_ps(sum, e);
+	}
+	float lane[EW_LANES];
+	_mm512_storeu_ps(lane, sum);
+	const float total = fold_lanes(lane, K_SUM);
+	if (total == total) {
+		const __m512 factor = _mm512_set1_ps(1 / total);
+		for (i = 0; i < n; i += 16)
+			store_half_vector(y, _mm512_mul_ps(_mm512_loadu_ps(buf + i), factor), i, n);
+		return;
+	} /* else which NaN it is shall not depend on the instruction set */
+#endif
+	widen_f16(buf, x, (int)n);
+	softmax_row(buf, n);
+	narrow_f16(y, buf, (int)n);
 }
 
 static inline __attribute__((always_inline)) void update_columns(float *max, float *sum, const float *x,
@@ -100,19 +151,6 @@ static void loss_join(float *max, float *sum, const float *max2, const float *su
 
 /* Both forms have the same bits.  A NaN may get lost in the maximum; the sum keeps it. */
 #ifdef LOOPS_AVX512
-static inline __m512 exp_of_logit16(__m512 x)
-{
-	__m512 y = _mm512_mul_ps(x, _mm512_set1_ps(LOG2_E)), big = _mm512_set1_ps(ROUNDER);
-	y = _mm512_max_ps(_mm512_set1_ps(LOGIT_LEAST), y); /* NaN: the second */
-	__m512 n = _mm512_sub_ps(_mm512_add_ps(y, big), big), f = _mm512_sub_ps(y, n);
-	__m512 p = _mm512_set1_ps(EXP2_5);
-	p = _mm512_add_ps(_mm512_mul_ps(p, f), _mm512_set1_ps(EXP2_4));
-	p = _mm512_add_ps(_mm512_mul_ps(p, f), _mm512_set1_ps(EXP2_3));
-	p = _mm512_add_ps(_mm512_mul_ps(p, f), _mm512_set1_ps(EXP2_2));
-	p = _mm512_add_ps(_mm512_mul_ps(p, f), _mm512_set1_ps(EXP2_1));
-	return _mm512_scalef_ps(_mm512_add_ps(_mm512_set1_ps(1), _mm512_mul_ps(f, p)), n);
-}
-
 #define LOSS_VECTORS (COLUMN_BLOCK / 16)
 
 /* Lanes of vector v that n columns have. */

@@ -308,8 +308,12 @@ typedef struct counts {
 static void count_call(const soft_call *c, counts *n)
 {
 	switch (c->kind) {
-	case CALL_EWISE: n->ewise++; break;
-	case CALL_REDUCE: n->reduce++; break;
+	case CALL_EWISE:
+	case CALL_REDUCE:
+		n->ewise += c->kind == CALL_EWISE;
+		n->reduce += c->kind == CALL_REDUCE;
+		n->triangles += c->u.ew.prog.above != c->u.ew.prog.below;
+		break;
 	case CALL_GEMM:
 		n->gemm++;
 		n->triangles +=
@@ -496,7 +500,8 @@ static void test_triangles(void **state)
 	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
 	n = count_as(ctx, "fast", backward);
 	assert_int_equal(n.gemm, 5);
-	assert_int_equal(n.triangles, 6); /* all products, and the softmax */
+	assert_int_equal(n.triangles,
+			 8); /* all products, the softmax, and the sum and product of its gradient */
 	assert_int_equal(n.loops, 1);
 	check_close(backward, 2, 0.1); /* sums of 37 products of values up to 4 with gradients up to 16 */
 	an_program_free(p);

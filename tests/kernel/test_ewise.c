@@ -211,6 +211,144 @@ static void test_programs(void **state)
 	}
 }
 
+/* Results over operands: a is still read after a c was written over it, and b after b - a. */
+static void test_in_place(void **state)
+{
+	(void)state;
+	enum { ROWS = 37, LD = 208, N = ROWS * LD };
+	static const int widths[] = {192, 208, 199};
+	static half before[3][N], x[3][N];
+	for (int o = 0; o < 3; o++)
+		for (int i = 0; i < N; i++)
+			before[o][i] = half_from_float((float)check_uniform(81 + o, (uint64_t)i, -8, 8));
+	for (int run = 0; run < nisa * LENGTH(widths) * 4; run++) {
+		const uint32_t isa = isas[run % nisa];
+		const int width = widths[run / nisa % LENGTH(widths)];
+		const bool last = run / nisa / LENGTH(widths) & 1, steps = run / nisa / LENGTH(widths) & 2;
+		const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+					  {.op = EW_LOAD, .dst = 1, .a = 1},
+					  {.op = EW_LOAD, .dst = 2, .a = 2},
+					  {.op = EW_MUL, .dst = 3, .a = 0, .b = 2, .round16 = steps},
+					  {.op = EW_STORE, .dst = 0, .a = 3, .last = last},
+					  {.op = EW_SUB, .dst = 3, .a = 1, .b = 0, .round16 = steps},
+					  {.op = EW_STORE, .dst = 1, .a = 3, .last = last},
+					  {.op = EW_ADD, .dst = 3, .a = 0, .b = 1},
+					  {.op = EW_ABS, .dst = 3, .a = 3},
+					  {.op = EW_STORE, .dst = 2, .a = 3}};
+		memcpy(x, before, sizeof x);
+		const ew_operand operand[] = {
+		    {x[0], K_F16, {LD, 1}}, {x[1], K_F16, {LD, 1}}, {x[2], K_F16, {LD, 1}}};
+		k_ewise(NULL, isa,
+			&(ew_program){.rank = 2,
+				      .dim = {ROWS, width},
+				      .ninstr = LENGTH(instr),
+				      .noperands = 3,
+				      .nregs = 4,
+				      .instr = instr,
+				      .operand = operand});
+		for (int i = 0; i < N; i++) {
+			float a = half_to_float(before[0][i]), b = half_to_float(before[1][i]),
+			      c = half_to_float(before[2][i]);
+			half want[3] = {half_from_float(a * c), half_from_float(b - a),
+					half_from_float(fabsf(a + b))};
+			for (int o = 0; o < 3; o++)
+				assert_int_equal(x[o][i], i % LD < width ? want[o] : before[o][i]);
+		}
+	}
+}
+
+/* Small integers, so that sums are exact in any order. */
+static void fill_integers(array *a, double most)
+{
+	fill(a, -most - 0.5, most + 0.5);
+	for (size_t i = 0; i < a->bytes / k_type_size(a->o.type); i++)
+		if (a->o.type == K_F16)
+			((half *)a->memory)[i] =
+			    half_from_float(rintf(half_to_float(((half *)a->memory)[i])));
+		else
+			((float *)a->memory)[i] = rintf(((float *)a->memory)[i]);
+}
+
+/* What is above a diagonal may become 0, or be left out of a sum where it is 0; all else stays as it is. */
+static void test_halves(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 300; round++) {
+		int64_t dim[EW_MAX_DIMS], kept[EW_MAX_DIMS];
+		int rank;
+		do
+			rank = pick_shape(dim, 4, 40000);
+		while (rank < 2);
+		const int above = pick_int(0, rank - 1), below = (above + pick_int(1, rank - 1)) % rank;
+		const uint32_t mask = (uint32_t)pick_int(1, (1 << rank) - 1);
+		array a[3], sum;
+		for (int o = 0; o < 3; o++)
+			make(&a[o], rank, dim, pick_int(0, 2) ? K_F16 : K_F32, o != 1);
+		for (int d = 0; d < rank; d++)
+			kept[d] = mask >> d & 1 ? 1 : dim[d];
+		make(&sum, rank, kept, K_F32, true);
+		fill_integers(&a[0], 2);
+		fill_integers(&a[1], 2);
+		int64_t at[EW_MAX_DIMS] = {0};
+		do
+			if (at[above] > at[below])
+				memset(a[0].memory +
+					   place(&a[0].o, rank, at) * (int64_t)k_type_size(a[0].o.type),
+				       0, k_type_size(a[0].o.type));
+		while (next(at, rank, dim));
+		const ew_instr instr[] = {{.op = EW_LOAD, .dst = 0, .a = 0},
+					  {.op = EW_LOAD, .dst = 1, .a = 1},
+					  {.op = EW_MUL, .dst = 1, .a = 0, .b = 1},
+					  {.op = EW_STORE, .dst = 2, .a = 1}};
+		for (int run = 0; run < nisa + CHECK_POOLS; run++) {
+			const ew_operand operand[] = {a[0].o, a[1].o, a[2].o};
+			ew_program p = {.rank = rank,
+					.ninstr = LENGTH(instr),
+					.noperands = 3,
+					.nregs = 2,
+					.instr = instr,
+					.operand = operand,
+					.above = above,
+					.below = below};
+			memcpy(p.dim, dim, sizeof p.dim);
+			pool *const workers = run < nisa ? NULL : check_pools()[run - nisa];
+			const uint32_t isa = isas[run % nisa];
+			for (int reduce = 0; reduce < 2; reduce++) {
+				fill(&a[2], 1, 2);
+				if (reduce)
+					k_reduce(workers, isa, &p, 1, K_SUM, mask, &sum.o);
+				else
+					k_ewise(workers, isa, &p);
+				memset(at, 0, sizeof at);
+				do {
+					const int64_t i = place(&a[2].o, rank, at);
+					float x = value(&a[0].o, a[0].memory, place(&a[0].o, rank, at));
+					float y = value(&a[1].o, a[1].memory, place(&a[1].o, rank, at));
+					float want = as_type(x * y, a[2].o.type),
+					      got = value(&a[2].o, a[2].memory, i);
+					if (got != want)
+						fail_msg("round %d run %d: %a, expected %a", round, run,
+							 (double)got, (double)want);
+				} while (next(at, rank, dim));
+			}
+			float *cut = malloc(sum.bytes);
+			memcpy(cut, sum.memory, sum.bytes);
+			p.above = below;
+			k_reduce(workers, isa, &p, 1, K_SUM, mask, &sum.o);
+			memset(at, 0, sizeof at);
+			do {
+				const int64_t i = place(&sum.o, rank, at);
+				if (value(&sum.o, (char *)cut, i) != value(&sum.o, sum.memory, i))
+					fail_msg("round %d run %d: a sum differs", round, run);
+			} while (next(at, rank, kept));
+			free(cut);
+		}
+		for (int o = 0; o < 3; o++)
+			drop(&a[o]);
+		drop(&sum);
+	}
+}
+
 static void test_integers(void **state)
 {
 	(void)state;
@@ -808,6 +946,8 @@ int main(void)
 					   cmocka_unit_test(test_add_aligned),
 					   cmocka_unit_test(test_counts),
 					   cmocka_unit_test(test_programs),
+					   cmocka_unit_test(test_in_place),
+					   cmocka_unit_test(test_halves),
 					   cmocka_unit_test(test_integers),
 					   cmocka_unit_test(test_reductions),
 					   cmocka_unit_test(test_reduction_counts),

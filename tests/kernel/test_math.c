@@ -81,11 +81,11 @@ static const struct unary {
     {"softsign", EW_SOFTSIGN, ref_softsign, -20, 20, 1.5},
 };
 
-static const float special[] = {0.0f,     -0.0f,    1,       -1,       0.5f,       -0.5f,     2,
-				-2,       3,        -3,      1e-45f,   -1e-45f,    1e-39f,    0x1p-126f,
-				65504,    -65504,   3.4e38f, -3.4e38f, INFINITY,   -INFINITY, NAN,
-				0.88f,    1e-20f,   -1e-20f, 88.7f,    -87.4f,     -103.9f,   89.1f,
-				16777216, 16777215, 3.5f,    2.5f,     8388607.5f, 1048576,   -1048576};
+static const float special[] = {
+    0.0f,     -0.0f,     1,        -1,     0.5f,      -0.5f,      2,       -2,       3,
+    -3,       1e-45f,    -1e-45f,  1e-39f, 0x1p-126f, 65504,      -65504,  3.4e38f,  -3.4e38f,
+    INFINITY, -INFINITY, NAN,      0.88f,  1e-20f,    -1e-20f,    88.7f,   -87.4f,   -103.9f,
+    89.1f,    16777216,  16777215, 3.5f,   2.5f,      8388607.5f, 1048576, -1048576, -NAN};
 enum { SPECIALS = sizeof special / sizeof *special };
 
 static void test_errors(void **state)

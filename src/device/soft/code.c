@@ -282,9 +282,10 @@ static bool assign_registers(writer *w)
 		int n = ew_reads(in);
 		for (int j = 0; j < n; j++)
 			*field[j] = (uint8_t)real[v[j]];
-		if (in->op == EW_STORE)
+		if (in->op == EW_STORE) {
 			in->dst = w->dst[i];
-		else {
+			in->last = last[v[0]] == i;
+		} else {
 			int r = 0;
 			while (r < EW_MAX_REGS && used[r])
 				r++;
@@ -326,6 +327,48 @@ static bool keeps_order(const soft_code *code)
 	return true;
 }
 
+/* ---- What masks throw away ------------------------------------------------------------ */
+
+/* Which axis of the group is axis d of v; -1: it is cut. */
+static int axis_of_group(const soft_code *code, const soft_value *v, int d)
+{
+	int64_t one[SOFT_RANK] = {0}, there[SOFT_RANK];
+	one[d] = 1;
+	spread(code, v->rank, v->dim, one, there);
+	for (int i = 0; i < code->rank; i++)
+		if (there[i])
+			return code->dim[i] == v->dim[d] ? i : -1;
+	return -1;
+}
+
+static soft_half half_of_group(const soft_code *code, const soft_value *v, soft_half h)
+{
+	if (h.above == h.below)
+		return (soft_half){0, 0};
+	const int above = axis_of_group(code, v, h.above), below = axis_of_group(code, v, h.below);
+	return above < 0 || below < 0 ? (soft_half){0, 0} : (soft_half){(int8_t)above, (int8_t)below};
+}
+
+/* The half that is 0 or not needed of all results of a group, or 0 in what it sums. */
+static soft_half half_left_out(const soft_fn *s, const soft_code *code, int first)
+{
+	soft_half all = {0, 0};
+	for (int i = first; i >= 0; i = s->nodes[i].next) {
+		const soft_node *n = &s->nodes[i];
+		const soft_value *v = space(s, n);
+		const bool sums = n->kind == NODE_REDUCE,
+			   adds = sums && (n->u.reduce.how == K_SUM || n->u.reduce.how == K_MEAN);
+		soft_half h = half_of_group(code, v, v->zero);
+		if (h.above == h.below && !sums)
+			h = half_of_group(code, v, v->unneeded);
+		if (h.above == h.below || (sums && !adds) ||
+		    (i != first && (h.above != all.above || h.below != all.below)))
+			return (soft_half){0, 0};
+		all = h;
+	}
+	return all;
+}
+
 bool soft_group_code(const soft_fn *s, int first, soft_code *code)
 {
 	writer w = {.s = s, .code = code};
@@ -348,6 +391,7 @@ bool soft_group_code(const soft_fn *s, int first, soft_code *code)
 		return false;
 	if (code->reduce >= 0 && s->nodes[first].next >= 0 && !code->integer && !keeps_order(code))
 		return false;
+	code->half = half_left_out(s, code, first);
 	/* kernels want an axis, and a reduction one to reduce */
 	if (code->rank == 0 || (code->reduce >= 0 && !code->mask)) {
 		code->mask |= (uint32_t)(code->reduce >= 0) << code->rank;

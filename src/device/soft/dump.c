@@ -42,6 +42,8 @@ static void add_kernel(str *out, const soft_call *c)
 	case CALL_REDUCE:
 		str_add(out, c->kind == CALL_EWISE ? "ewise   " : "reduce  ");
 		add_dims(out, c->u.ew.prog.rank, c->u.ew.prog.dim);
+		if (c->u.ew.prog.above != c->u.ew.prog.below)
+			str_addf(out, " x%d<=x%d", c->u.ew.prog.above, c->u.ew.prog.below);
 		add_program(out, c);
 		break;
 	case CALL_GEMM: {

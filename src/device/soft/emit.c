@@ -79,6 +79,8 @@ static an_status emit_group(emitter *m, int first, soft_call *c)
 				    .nregs = code.nregs,
 				    .instr = instr,
 				    .operand = operand,
+				    .above = code.half.above,
+				    .below = code.half.below,
 				    .integer = code.integer};
 	memcpy(c->u.ew.prog.dim, code.dim, sizeof code.dim);
 	if (code.reduce >= 0) {

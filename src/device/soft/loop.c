@@ -104,6 +104,11 @@ static int operand_access(const soft_call *c, int r, access *out, int64_t *dim)
  * sure to stay what it is only without an outermost one. */
 static bool is_bound(const soft_call *c, int axis)
 {
+	if (c->kind == CALL_EWISE || c->kind == CALL_REDUCE) {
+		const ew_program *p = &c->u.ew.prog;
+		if (p->above != p->below && (axis == p->above || axis == p->below))
+			return true;
+	}
 	if (c->kind == CALL_REDUCE) {
 		for (int r = 0; r < c->u.ew.prog.noperands; r++) {
 			const int64_t *stride = c->u.ew.operand[r].stride;
@@ -245,6 +250,8 @@ static void narrow(soft_call *c, int axis)
 		drop_axis(p->dim, axis, p->rank);
 		const uint32_t below = (1u << axis) - 1;
 		c->u.ew.mask = (c->u.ew.mask & below) | (c->u.ew.mask >> 1 & ~below);
+		p->above -= p->above > axis;
+		p->below -= p->below > axis;
 		if (--p->rank == 0)
 			p->dim[p->rank++] = 1; /* strides along it do not matter */
 		return;

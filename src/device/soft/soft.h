@@ -148,9 +148,10 @@ typedef struct soft_code {
 		int64_t stride[SOFT_RANK];
 	} operand[EW_MAX_OPERANDS];
 	bool integer;
-	int reduce;    /* the REDUCE node, -1: none */
-	int reg;       /* the register it reduces */
-	uint32_t mask; /* axes of the index space that it reduces */
+	int reduce;     /* the REDUCE node, -1: none */
+	int reg;        /* the register it reduces */
+	uint32_t mask;  /* axes of the index space that it reduces */
+	soft_half half; /* of the index space: what no result needs, or is 0 */
 	int64_t out_stride[SOFT_RANK];
 } soft_code;
 
