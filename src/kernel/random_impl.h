@@ -28,13 +28,16 @@ static inline double multiply_add(double a, double b, double c)
 #endif
 }
 
-/* An integer below 2^53 as double: two halves above 2^52 and 2^84, which no instruction set has to convert.
- */
+/* An integer below 2^53 as double: where no instruction converts it, two halves above 2^52 and 2^84. */
 static inline double wide_double(uint64_t u)
 {
+#ifdef __AVX512DQ__
+	return (double)(int64_t)u;
+#else
 	double lo = bits_double((u & 0xffffffff) | 0x4330000000000000),
 	       hi = bits_double(u >> 32 | 0x4530000000000000);
 	return (hi - 0x1.00000001p84) + lo;
+#endif
 }
 
 /* ln x for normal x in (0, 1]: x = m 2^e, m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m - 1) / (m + 1)), of
