@@ -79,7 +79,8 @@ static inline double cos_turns(double v)
 	c = multiply_add(c, z, 1.0 / 24);
 	c = multiply_add(c, z, -0.5);
 	/* cos t, -sin t, -cos t, sin t */
-	uint64_t odd = -(k & 1), y = (double_bits(multiply_add(t * z, s, t)) & odd) | (double_bits(multiply_add(z, c, 1)) & ~odd);
+	uint64_t odd = -(k & 1), y = (double_bits(multiply_add(t * z, s, t)) & odd) |
+				     (double_bits(multiply_add(z, c, 1)) & ~odd);
 	return bits_double(y ^ ((k + 1) >> 1 & 1) << 63);
 }
 
