@@ -96,16 +96,24 @@ typedef struct an_train_options {
 	bool resume;                    /* continue from dir's last checkpoint, if there is one */
 	const char *dump_dir;           /* write every program that is compiled there; NULL: no */
 	const an_tokenizer *tokenizer;  /* saved in checkpoints; may be NULL */
-	/* called after every update, evaluation and checkpoint; returning false stops after a checkpoint */
+	/* called after every update, evaluation and checkpoint, and while an evaluation goes on; returning
+	 * false stops after a checkpoint, and leaves that evaluation to whoever resumes */
 	bool (*report)(void *user, const struct an_train_report *r);
 	void *user;
 } an_train_options;
 
 typedef struct an_train_report {
-	enum { AN_REPORT_STEP, AN_REPORT_EVAL, AN_REPORT_SAVED, AN_REPORT_SKIPPED } kind;
+	enum {
+		AN_REPORT_STEP,
+		AN_REPORT_EVAL,
+		AN_REPORT_SAVED,
+		AN_REPORT_SKIPPED,
+		AN_REPORT_EVALUATING
+	} kind;
 	int64_t step, steps;
 	double loss; /* STEP, SKIPPED: mean over the update's tokens, nats per token; EVAL: validation */
 	double bits_per_byte; /* EVAL: validation loss over the bytes of the validation text */
+	double share;         /* EVALUATING: of the tokens that is done */
 	double grad_norm, lr, loss_scale;
 	double lost; /* STEP: share of the backward's products that were lost; NAN: this update was not
 		      * counted */

@@ -249,12 +249,18 @@ static void advise_huge(void *p, size_t size)
 
 static size_t mapped_size(size_t size) { return (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE; }
 
-/* A page that is read before it is written would become a shared zero page, and then, piece by piece, small
- * pages of its own. */
 static void touch_page(void *arg, int64_t i, int worker)
 {
 	(void)worker;
 	*((volatile char *)arg + (size_t)i * HUGE_PAGE) = 0;
+}
+
+/* Makes pages be there: to find and clear them takes longer than most of what is done with them later, so all
+ * threads take part.  A page that is read before it is written would become a shared zero page, and then,
+ * piece by piece, small pages of its own. */
+static void touch(an_ctx *ctx, char *p, size_t size)
+{
+	pool_run(ctx_pool(ctx), touch_page, p, (int64_t)(size / HUGE_PAGE));
 }
 
 /* A multiple of huge pages: what was mapped too much is given back. */
@@ -279,16 +285,18 @@ static void *map_tensor(an_ctx *ctx, size_t size)
 {
 	void *p = map_pages(size);
 	if (p)
-		pool_run(ctx_pool(ctx), touch_page, p, (int64_t)(mapped_size(size) / HUGE_PAGE));
+		touch(ctx, p, mapped_size(size));
 	return p;
 }
 
 /* Blocks are cut from the first chunk one after the other.  A chunk without blocks is used again, or
- * unmapped. */
+ * unmapped.  Pages are touched a few at a time, so that no more are taken than threads can share. */
 typedef struct tensor_chunk {
 	struct tensor_chunk *next;
 	char *at;
 	size_t used;
+	size_t touched; /* pages that are there */
+	size_t written; /* from here on everything is still zero */
 	int64_t blocks;
 } tensor_chunk;
 
@@ -307,10 +315,19 @@ static void *cut_tensor(an_ctx *ctx, size_t size)
 		c->next = ctx->chunks;
 		ctx->chunks = c;
 	}
-	void *p = c->at + c->used;
+	char *p = c->at + c->used;
+	if (c->used < c->written)
+		memset(p, 0, MIN(size, c->written - c->used));
 	c->used += cut_size(size);
+	c->written = MAX(c->written, c->used);
 	c->blocks++;
-	return memset(p, 0, size);
+	if (c->used > c->touched) {
+		size_t pages = (c->used - c->touched + HUGE_PAGE - 1) / HUGE_PAGE;
+		size_t more = MIN(MAX(pages, (size_t)ctx->threads) * HUGE_PAGE, CHUNK - c->touched);
+		touch(ctx, c->at + c->touched, more);
+		c->touched += more;
+	}
+	return p;
 }
 
 static void drop_chunk(an_ctx *ctx, tensor_chunk **at)

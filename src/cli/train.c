@@ -77,6 +77,7 @@ static void report_json(const an_train_report *r)
 		printf(", \"text\": ");
 		cli_json_text(stdout, r->text ? r->text : "");
 		break;
+	case AN_REPORT_EVALUATING: break;
 	}
 	printf("}\n");
 	fflush(stdout);
@@ -88,14 +89,22 @@ static void report_text(progress *p, const an_train_report *r)
 	/* where lines stay, a twentieth of the run apart */
 	int64_t apart = r->steps >= 20 ? r->steps / 20 : 1;
 	bool line = p->every || r->step == 1 || r->step % apart == 0 || r->step == r->steps;
+	bool soon = t - p->shown < 0.1; /* no terminal is read faster */
 	switch (r->kind) {
 	case AN_REPORT_STEP:
-		if (!line && t - p->shown < 0.1) /* no terminal is read faster */
+		if (!line && soon)
 			break;
 		p->shown = t;
 		cli_status(line, "step %lld of %lld  loss %.4f  %s tokens/s  %s left", (long long)r->step,
 			   (long long)r->steps, r->loss, cli_quantity(r->tokens_per_second),
 			   cli_duration(r->seconds_left));
+		break;
+	case AN_REPORT_EVALUATING:
+		if (soon)
+			break;
+		p->shown = t;
+		cli_status(false, "step %lld of %lld  measuring the validation text %3.0f%%",
+			   (long long)r->step, (long long)r->steps, 100 * r->share);
 		break;
 	case AN_REPORT_EVAL:
 		cli_status(true, "step %lld of %lld  validation %.4f bits per byte (%.4f nats per token)%s",
@@ -131,10 +140,10 @@ static bool report(void *user, const an_train_report *r)
 			p->best_step = r->step;
 		}
 	}
-	if (p->json)
-		report_json(r);
-	else
+	if (!p->json)
 		report_text(p, r);
+	else if (r->kind != AN_REPORT_EVALUATING) /* which says nothing that stays true */
+		report_json(r);
 	return !interrupted;
 }
 

@@ -64,7 +64,7 @@ struct k_gemm_row {
 /* Rows of a matrix from this length on are multiplied one after the other, in the order of memory, and
  * memory this many bytes ahead is asked for: 2 to 8 KB measured the same. */
 #define GEMM_LONG_ROW 256
-#define GEMM_AHEAD    4096
+#define GEMM_AHEAD    8192
 
 extern const struct k_gemm_row gemm_table[];
 extern const int gemm_table_size;

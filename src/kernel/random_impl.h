@@ -18,13 +18,26 @@ static inline uint64_t double_bits(double d)
 	return u;
 }
 
-/* An integer below 2^53 as double: two halves above 2^52 and 2^84, which no instruction set has to convert.
- */
+/* a b + c, rounded once or twice: within the bounds both are right. */
+static inline double multiply_add(double a, double b, double c)
+{
+#if defined(__FMA__) || defined(__aarch64__)
+	return __builtin_fma(a, b, c);
+#else
+	return a * b + c;
+#endif
+}
+
+/* An integer below 2^53 as double: where no instruction converts it, two halves above 2^52 and 2^84. */
 static inline double wide_double(uint64_t u)
 {
+#ifdef __AVX512DQ__
+	return (double)(int64_t)u;
+#else
 	double lo = bits_double((u & 0xffffffff) | 0x4330000000000000),
 	       hi = bits_double(u >> 32 | 0x4530000000000000);
 	return (hi - 0x1.00000001p84) + lo;
+#endif
 }
 
 /* ln x for normal x in (0, 1]: x = m 2^e, m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m - 1) / (m + 1)), of
@@ -36,15 +49,15 @@ static inline double log_d(double x)
 	double e = bits_double((((u >> 52) + 64) & 127) | 0x4338000000000000) - (0x1.8p52 + 64);
 	double m = bits_double((u & 0xfffffffffffff) + 0x3fe6a09e667f3bcd);
 	double s = (m - 1) / (m + 1), z = s * s, p = 1.0 / 19;
-	p = p * z + 1.0 / 17;
-	p = p * z + 1.0 / 15;
-	p = p * z + 1.0 / 13;
-	p = p * z + 1.0 / 11;
-	p = p * z + 1.0 / 9;
-	p = p * z + 1.0 / 7;
-	p = p * z + 1.0 / 5;
-	p = p * z + 1.0 / 3;
-	return e * 0x1.62e42fefa39efp-1 + 2 * (s + s * z * p);
+	p = multiply_add(p, z, 1.0 / 17);
+	p = multiply_add(p, z, 1.0 / 15);
+	p = multiply_add(p, z, 1.0 / 13);
+	p = multiply_add(p, z, 1.0 / 11);
+	p = multiply_add(p, z, 1.0 / 9);
+	p = multiply_add(p, z, 1.0 / 7);
+	p = multiply_add(p, z, 1.0 / 5);
+	p = multiply_add(p, z, 1.0 / 3);
+	return multiply_add(e, 0x1.62e42fefa39efp-1, 2 * multiply_add(s * z, p, s));
 }
 
 /* cos(2 pi v) for v in [0, 1): quarter turns apart, Taylor's series of what is left, |t| <= pi / 4. */
@@ -53,20 +66,21 @@ static inline double cos_turns(double v)
 	double sum = 4 * v + 0x1.8p52, t = (v - (sum - 0x1.8p52) * 0.25) * 6.283185307179586476925286766559;
 	uint64_t k = double_bits(sum);
 	double z = t * t, s = -1.0 / 1307674368000, c = -1.0 / 87178291200;
-	s = s * z + 1.0 / 6227020800;
-	s = s * z - 1.0 / 39916800;
-	s = s * z + 1.0 / 362880;
-	s = s * z - 1.0 / 5040;
-	s = s * z + 1.0 / 120;
-	s = s * z - 1.0 / 6;
-	c = c * z + 1.0 / 479001600;
-	c = c * z - 1.0 / 3628800;
-	c = c * z + 1.0 / 40320;
-	c = c * z - 1.0 / 720;
-	c = c * z + 1.0 / 24;
-	c = c * z - 0.5;
+	s = multiply_add(s, z, 1.0 / 6227020800);
+	s = multiply_add(s, z, -1.0 / 39916800);
+	s = multiply_add(s, z, 1.0 / 362880);
+	s = multiply_add(s, z, -1.0 / 5040);
+	s = multiply_add(s, z, 1.0 / 120);
+	s = multiply_add(s, z, -1.0 / 6);
+	c = multiply_add(c, z, 1.0 / 479001600);
+	c = multiply_add(c, z, -1.0 / 3628800);
+	c = multiply_add(c, z, 1.0 / 40320);
+	c = multiply_add(c, z, -1.0 / 720);
+	c = multiply_add(c, z, 1.0 / 24);
+	c = multiply_add(c, z, -0.5);
 	/* cos t, -sin t, -cos t, sin t */
-	uint64_t odd = -(k & 1), y = (double_bits(t + t * z * s) & odd) | (double_bits(1 + z * c) & ~odd);
+	uint64_t odd = -(k & 1), y = (double_bits(multiply_add(t * z, s, t)) & odd) |
+				     (double_bits(multiply_add(z, c, 1)) & ~odd);
 	return bits_double(y ^ ((k + 1) >> 1 & 1) << 63);
 }
 

@@ -403,10 +403,13 @@ static an_status evaluate(an_trainer *t, dispatch *d)
 	return train_dispatch(d);
 }
 
-an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count, double *nats)
+an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count,
+			bool (*go_on)(const an_trainer *t, double share), double *nats)
 {
 	*nats = 0;
 	for (int64_t first = 0; first * t->o.tokens < count; first += t->o.batch) {
+		if (go_on && !go_on(t, (double)(first * t->o.tokens) / (double)count))
+			return fail(t->ctx, AN_INTERRUPTED, "stopped while evaluating");
 		data_eval_batch(from, count, t->o.batch, t->o.tokens, first, t->input, t->target, t->window);
 		embed(t);
 		for (int i = 0; i < t->nsegments; i++)

@@ -197,15 +197,15 @@ an_status an_trainer_step(an_trainer *t)
 	return train_update(t);
 }
 
-an_status an_trainer_evaluate(an_trainer *t, int64_t tokens, double *loss, double *bits_per_byte)
+static an_status evaluate(an_trainer *t, int64_t tokens, bool (*go_on)(const an_trainer *t, double share),
+			  double *loss, double *bits_per_byte)
 {
-	TRY(check_runs(t));
 	if (!t->data.valid)
 		return fail(t->ctx, AN_USAGE, "there is no validation text");
 	int64_t all = (int64_t)an_tokens_count(t->data.valid) - 1,
 		count = tokens > 0 ? MIN(tokens, all) : all;
 	double nats, bytes = (double)t->data.valid_bytes;
-	TRY(train_measure(t, t->data.valid, count, &nats));
+	TRY(train_measure(t, t->data.valid, count, go_on, &nats));
 	*loss = nats / (double)count;
 	if (count < all) /* of a part: its own bytes, where the tokenizer can tell */
 		bytes = t->o.tokenizer
@@ -214,6 +214,12 @@ an_status an_trainer_evaluate(an_trainer *t, int64_t tokens, double *loss, doubl
 	if (bits_per_byte)
 		*bits_per_byte = bytes > 0 ? nats / log(2) / bytes : NAN;
 	return AN_OK;
+}
+
+an_status an_trainer_evaluate(an_trainer *t, int64_t tokens, double *loss, double *bits_per_byte)
+{
+	TRY(check_runs(t));
+	return evaluate(t, tokens, NULL, loss, bits_per_byte);
 }
 
 /* ---- A whole training ------------------------------------------------------------------------ */
@@ -242,10 +248,22 @@ static bool tell(const an_trainer *t, const an_train_report *r)
 	return !t->o.report || t->o.report(t->o.user, r);
 }
 
+static bool tell_evaluating(const an_trainer *t, double share)
+{
+	an_train_report r = report_of(t, AN_REPORT_EVALUATING);
+	r.share = share;
+	return tell(t, &r);
+}
+
 static an_status evaluate_and_tell(an_trainer *t, bool *go_on)
 {
 	an_train_report r = report_of(t, AN_REPORT_EVAL);
-	TRY(an_trainer_evaluate(t, t->o.eval_tokens, &r.loss, &r.bits_per_byte));
+	an_status s = evaluate(t, t->o.eval_tokens, tell_evaluating, &r.loss, &r.bits_per_byte);
+	if (s == AN_INTERRUPTED) { /* it remains due */
+		*go_on = false;
+		return AN_OK;
+	}
+	TRY(s);
 	/* what has not been trained is not a result */
 	r.best = t->state.step > 0 && r.loss < t->state.best_loss;
 	if (r.best) {
@@ -346,7 +364,7 @@ an_status an_trainer_run(an_trainer *t)
 	if (s == AN_BUDGET)
 		return budget_ended(t, &before);
 	TRY(s);
-	if (!go_on && t->state.step < t->o.steps)
+	if (!go_on && (t->state.step < t->o.steps || evaluation_is_due(t)))
 		return fail(t->ctx, AN_INTERRUPTED, "stopped after %lld of %lld updates",
 			    (long long)t->state.step, (long long)t->o.steps);
 	return AN_OK;
@@ -432,7 +450,7 @@ an_status an_evaluate(an_device *d, const an_model *m, const float *block, const
 		s = train_build_evaluation(t);
 	double nats;
 	if (s == AN_OK)
-		s = train_measure(t, data, *count, &nats);
+		s = train_measure(t, data, *count, NULL, &nats);
 	if (s == AN_OK)
 		*loss = nats / (double)*count;
 	an_trainer_free(t);

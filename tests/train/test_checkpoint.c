@@ -43,7 +43,10 @@ static an_status train_with(const an_train_options *o, int threads)
 	return status;
 }
 
-static bool stop_at(void *user, const an_train_report *r) { return r->step < *(int64_t *)user; }
+static bool stop_at(void *user, const an_train_report *r)
+{
+	return r->step < *(int64_t *)user || r->kind == AN_REPORT_EVALUATING;
+}
 
 /* metrics.jsonl without what the clock said. */
 static char *metrics_of(const char *dir)
@@ -128,6 +131,28 @@ static void stopped_and_resumed_is_the_same(void **state)
 	check_equal_trainings(whole, dir);
 	/* and when all is done, nothing more happens */
 	assert_int_equal(train_with(&o, 1), AN_OK);
+	check_equal_trainings(whole, dir);
+}
+
+static bool stop_in_evaluation(void *user, const an_train_report *r)
+{
+	assert_in_range(1000 * r->share, 0, 999);
+	return r->kind != AN_REPORT_EVALUATING || r->share == 0 || r->step < *(int64_t *)user;
+}
+
+/* An evaluation that was not let come to its end is made by whoever resumes, the last one too. */
+static void stopped_in_evaluations_is_the_same(void **state)
+{
+	(void)state;
+	const char *dir = scratch_path("evaluating");
+	int64_t at;
+	an_train_options o = options_in(dir);
+	o.report = stop_in_evaluation;
+	o.user = &at;
+	o.resume = true;
+	for (at = 0; at <= o.steps; at += 20)
+		assert_int_equal(train_with(&o, 2), AN_INTERRUPTED);
+	assert_int_equal(train_with(&o, 2), AN_OK);
 	check_equal_trainings(whole, dir);
 }
 
@@ -444,6 +469,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(one_thread_gives_the_same),
 	    cmocka_unit_test(stopped_and_resumed_is_the_same),
+	    cmocka_unit_test(stopped_in_evaluations_is_the_same),
 	    cmocka_unit_test(going_back_keeps_the_best),
 	    cmocka_unit_test(killed_and_resumed_is_the_same),
 	    cmocka_unit_test(a_checkpoint_is_a_model_folder),
