@@ -300,6 +300,81 @@ static void confine(looper *l, int first, int end)
 		}
 }
 
+/* Whether call c may write operand y over operand x: both are walked through alike.  What the kernels allow,
+ * kernel.h says. */
+static bool may_overwrite(const soft_call *c, int y, int x)
+{
+	access to, from;
+	int64_t dim[SOFT_RANK];
+	if ((c->kind != CALL_EWISE && c->kind != CALL_SOFTMAX) || c->ref[y].offset != c->ref[x].offset)
+		return false;
+	const int rank = operand_access(c, y, &to, dim);
+	operand_access(c, x, &from, dim);
+	bool same = to.written && !from.written && to.size == from.size;
+	for (int d = 0; d < rank; d++)
+		same &= dim[d] == 1 || to.stride[d] == from.stride[d];
+	for (int r = 0; r < c->nrefs && same && r != x; r++)
+		same = c->storage[r] != c->storage[x]; /* it is not read in another way too */
+	return same;
+}
+
+/* What threads have for themselves, and kernels' scratch, goes into one block per thread, in which it lives
+ * from the first call of an iteration that touches it to the last.  Results take the place of operands that
+ * nothing reads afterwards, so an iteration needs less of the caches. */
+static an_status pack_private(looper *l, soft_call *loop)
+{
+	soft_fn *s = l->s;
+	const size_t n = (size_t)loop->nrefs + 1;
+	soft_storage *slot = arena_array(s->tmp, n, sizeof *slot);
+	soft_storage **live = arena_array(s->tmp, n, sizeof *live);
+	int *slot_of = arena_array(s->tmp, s->nstorages + 1, sizeof *slot_of); /* from 1 on; 0: none */
+	if (!slot || !live || !slot_of)
+		return fail_memory(s->ctx, 0);
+	int slots = 0, nlive = 0, block = -1;
+	for (int j = 0, k = 0; j < loop->u.loop.n; j++)
+		for (int r = 0; r < loop->u.loop.call[j].nrefs; r++, k++) {
+			const int i = loop->storage[k];
+			if (!loop->u.loop.by_worker[k])
+				continue;
+			if (!slot_of[i]) {
+				slot_of[i] = ++slots;
+				slot[slots] = (soft_storage){.bytes = loop->u.loop.step[k], .first = j};
+				block = block < 0 ? i : block;
+			}
+			slot[slot_of[i]].last = j;
+		}
+	for (int j = 0; j < loop->u.loop.n; j++) {
+		const soft_call *c = &loop->u.loop.call[j];
+		for (int y = 0; y < c->nrefs; y++)
+			for (int x = 0; x < c->nrefs; x++) {
+				const int into = slot_of[c->storage[x]], from = slot_of[c->storage[y]];
+				if (!into || !from || into == from || slot[from].first != j ||
+				    slot[from].last == j || slot[into].last != j ||
+				    slot[into].bytes != slot[from].bytes || !may_overwrite(c, y, x))
+					continue;
+				slot[into].last = slot[from].last;
+				slot[from].bytes = 0;
+				slot_of[c->storage[y]] = into;
+			}
+	}
+	for (int i = 1; i <= slots; i++)
+		if (slot[i].bytes)
+			live[nlive++] = &slot[i];
+	int64_t end, sum;
+	TRY(soft_place_ranges(s, live, nlive, &end, &sum));
+	for (int k = 0; k < loop->nrefs; k++)
+		if (loop->u.loop.by_worker[k]) {
+			loop->ref[k].offset += slot[slot_of[loop->storage[k]]].offset;
+			loop->u.loop.step[k] = end;
+		}
+	for (int k = 0; k < loop->nrefs; k++)
+		if (loop->u.loop.by_worker[k])
+			loop->storage[k] = block;
+	if (block >= 0)
+		s->storages[block].bytes = end * s->ctx->threads;
+	return AN_OK;
+}
+
 /* Calls [first, end), which agreed on axis[], become one. */
 static an_status make_loop(looper *l, int first, int end, const int *axis)
 {
@@ -355,6 +430,7 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 		c->flops /= l->count; /* of one iteration */
 		c->bytes /= l->count;
 	}
+	TRY(pack_private(l, &loop));
 	e->call[first] = loop;
 	memmove(&e->call[first + 1], &e->call[end], (size_t)(e->ncalls - end) * sizeof *e->call);
 	e->ncalls -= n - 1;

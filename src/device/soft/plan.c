@@ -32,31 +32,40 @@ static int by_offset(const void *a, const void *b)
 	return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
+an_status soft_place_ranges(soft_fn *s, soft_storage **range, int n, int64_t *end, int64_t *sum)
+{
+	soft_storage **near = arena_array(s->tmp, (size_t)n + 1, sizeof(soft_storage *));
+	if (!near)
+		return fail_memory(s->ctx, 0);
+	qsort(range, (size_t)n, sizeof *range, by_size);
+	*end = *sum = 0;
+	for (int i = 0; i < n; i++) {
+		int k = 0;
+		for (int j = 0; j < i; j++)
+			if (range[j]->first <= range[i]->last && range[i]->first <= range[j]->last)
+				near[k++] = range[j];
+		qsort(near, (size_t)k, sizeof *near, by_offset);
+		int64_t at = 0;
+		for (int j = 0; j < k && near[j]->offset < at + range[i]->bytes; j++)
+			at = MAX(at, soft_aligned(near[j]->offset + near[j]->bytes));
+		range[i]->offset = at;
+		*end = MAX(*end, soft_aligned(at + range[i]->bytes));
+		*sum += soft_aligned(range[i]->bytes);
+	}
+	return AN_OK;
+}
+
 static an_status plan_scratch(soft_fn *s, soft_exe *e)
 {
 	soft_storage **todo = arena_array(s->tmp, s->nstorages + 1, sizeof(soft_storage *));
-	soft_storage **near = arena_array(s->tmp, s->nstorages + 1, sizeof(soft_storage *));
-	if (!todo || !near)
+	if (!todo)
 		return fail_memory(s->ctx, 0);
 	int n = 0;
 	for (size_t i = 0; i < s->nstorages; i++)
 		if (s->storages[i].kind == STORE_SCRATCH && s->storages[i].first >= 0)
 			todo[n++] = &s->storages[i];
-	qsort(todo, (size_t)n, sizeof *todo, by_size);
-	int64_t end = 0, sum = 0;
-	for (int i = 0; i < n; i++) {
-		int k = 0;
-		for (int j = 0; j < i; j++)
-			if (todo[j]->first <= todo[i]->last && todo[i]->first <= todo[j]->last)
-				near[k++] = todo[j];
-		qsort(near, (size_t)k, sizeof *near, by_offset);
-		int64_t at = 0;
-		for (int j = 0; j < k && near[j]->offset < at + todo[i]->bytes; j++)
-			at = MAX(at, soft_aligned(near[j]->offset + near[j]->bytes));
-		todo[i]->offset = at;
-		end = MAX(end, soft_aligned(at + todo[i]->bytes));
-		sum += soft_aligned(todo[i]->bytes);
-	}
+	int64_t end, sum;
+	TRY(soft_place_ranges(s, todo, n, &end, &sum));
 	e->scratch = (size_t)end;
 	e->values_bytes = (size_t)sum;
 	return AN_OK;

@@ -295,6 +295,9 @@ an_status soft_loop(soft_fn *s, soft_exe *e, arena *a);
 /* Bytes up to a whole number of cache lines, which are as long as the widest vector. */
 static inline int64_t soft_aligned(int64_t n) { return (n + 63) / 64 * 64; }
 an_status soft_plan(soft_fn *s, soft_exe *e, arena *a);
+/* Gives n ranges with `bytes`, `first` and `last` their offsets in a block of *end bytes; side by side they
+ * would take *sum.  Sorts `range`. */
+an_status soft_place_ranges(soft_fn *s, soft_storage **range, int n, int64_t *end, int64_t *sum);
 /* run.c */
 /* Calls [first, end); counts, by operation, may be NULL. */
 void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts);
