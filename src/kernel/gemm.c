@@ -147,20 +147,23 @@ typedef struct gemm_plan {
 	int64_t mc, nc, kc; /* blocks: mc and nc are the largest, all but the last of K have kc */
 	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
 	int64_t group; /* blocks of K that are taken together: all, or what the second-level cache holds */
-	int64_t chunk; /* columns of B that are packed at once; SHARED only */
+	int64_t chunk, slab; /* columns of B, and blocks of K, that are packed at once; SHARED only */
 	packing pack_a, pack_b;
 	bool direct; /* kernels write to C itself */
 	bool parallel;
-	size_t shared_b, shared_bytes; /* scratch of all: B, then A */
+	size_t shared_b, sums_bytes, shared_bytes; /* scratch of all: B, sums between slabs, then A */
 	size_t a_bytes, b_bytes, x_bytes;
 	size_t local_bytes; /* scratch of one thread */
 	char *scratch;
 	/* while running */
-	int64_t batch, column; /* first column of the chunk */
+	int64_t batch, column, first; /* first column of the chunk, first block of the slab */
 } gemm_plan;
 
 #define ALIGN          64
 #define SHARED_LIMIT   ((int64_t)32 << 20)
+/* A larger B of so many K blocks that A's are taken in groups is packed and used up a group at a time, while the
+ * third-level cache has it; sums of all of C wait in between. */
+#define SLAB_LIMIT     ((int64_t)8 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
 /* Of A for one block of C, all of K if that leaves LEAST_PANELS panels, else ENOUGH_PANELS of a group of K
  * blocks: half of a second-level cache of 1 MB, the rest is for panels of B and for C.  ENOUGH_PANELS use a
@@ -259,6 +262,9 @@ static int64_t first_column(const gemm_plan *q, int64_t block) /* within a chunk
 	return begin_of(q->chunk, q->nb, q->row->nr, block);
 }
 
+/* From row to row of the sums between slabs: not a multiple of 4 KB. */
+static int64_t sums_ld(const gemm_plan *q) { return round_up(q->chunk, q->row->nr) + q->row->nr; }
+
 static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args, int threads)
 {
 	*q = (gemm_plan){.row = r, .g = *args, .batches = 1};
@@ -297,11 +303,14 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	int64_t mmax = MIN(round_up(g->m, r->mr), MIN(few ? r->mc : 4 * r->mc, rows));
 	q->pack_b = g->packed_b ? PACKED : g->m > mmax && few ? SHARED : LOCAL;
 	q->group = MIN(MAX(L2_LIMIT / MAX(row_bytes * mmax / q->kb, 1), 1), q->kb);
+	const bool slabs = q->pack_b == SHARED && q->group < q->kb && g->k * g->n * r->element > SLAB_LIMIT;
+	q->slab = slabs ? q->group : q->kb;
 	/* sums wait for the next group in an fp32 block of all of a block's columns */
-	int64_t nmax = MIN(round_up(g->n, r->nr), q->pack_b == LOCAL || q->group < q->kb ? r->nc : INT64_MAX);
+	const bool wait = q->group < q->slab;
+	int64_t nmax = MIN(round_up(g->n, r->nr), q->pack_b == LOCAL || wait ? r->nc : INT64_MAX);
 	q->chunk = g->n;
 	if (q->pack_b == SHARED) {
-		int64_t most = SHARED_LIMIT / MAX(round_up(g->k, r->kr) * r->element, 1) / r->nr * r->nr;
+		int64_t most = SHARED_LIMIT / MAX(q->slab * q->kc * r->element, 1) / r->nr * r->nr;
 		cut(g->n, MAX(most, r->nr), r->nr, &q->chunk);
 		nmax = MIN(nmax, round_up(q->chunk, r->nr));
 	}
@@ -329,10 +338,11 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	q->b_bytes = q->pack_b == LOCAL ? block_bytes(q, K_B, nmax) * (size_t)q->group : 0;
 	/* C's fp32 block: of all columns if a group of K blocks leaves sums to the next, else of those of one
 	 * panel of B, and if a tile is final at once, of that. */
-	int64_t block = q->direct ? 0 : q->group < q->kb ? mmax * nmax : (q->kb > 1 ? mmax : r->mr) * r->nr;
+	int64_t block = q->direct || slabs ? 0 : wait ? mmax * nmax : (q->kb > 1 ? mmax : r->mr) * r->nr;
 	q->local_bytes = q->a_bytes + q->b_bytes + (size_t)round_up(block * 4, ALIGN);
-	q->shared_b = q->pack_b == SHARED ? panels_bytes(q, K_B, q->chunk) : 0;
-	q->shared_bytes = q->shared_b + (q->pack_a == SHARED ? (size_t)all_a : 0);
+	q->shared_b = q->pack_b == SHARED ? block_bytes(q, K_B, q->chunk) * (size_t)q->slab : 0;
+	q->sums_bytes = slabs && !q->direct ? (size_t)round_up(g->m * sums_ld(q) * 4, ALIGN) : 0;
+	q->shared_bytes = q->shared_b + q->sums_bytes + (q->pack_a == SHARED ? (size_t)all_a : 0);
 }
 
 size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
@@ -442,11 +452,11 @@ static char *panels_at(const gemm_plan *q, k_operand x, const void *panels, int6
 }
 static char *shared_columns(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	return panels_at(q, K_B, q->scratch, q->chunk, kb, at);
+	return panels_at(q, K_B, q->scratch, q->chunk, kb - q->first, at);
 }
 static char *shared_rows(const gemm_plan *q, int64_t kb, int64_t at)
 {
-	return panels_at(q, K_A, q->scratch + q->shared_b, q->g.m, kb, at);
+	return panels_at(q, K_A, q->scratch + q->shared_b + q->sums_bytes, q->g.m, kb, at);
 }
 
 /* ---- Operands packed by the caller -------------------------------------------------- */
@@ -815,17 +825,23 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 		return;
 	x.at = gemm_batch_offset(g, &g->c, batch) + x.row * g->c.rs + x.column * g->c.cs;
 	if (not_needed(g->triangle_c, x.row, x.m, x.column, x.n)) {
-		clear(g, x.at, x.m, x.n);
+		if (q->first == 0)
+			clear(g, x.at, x.m, x.n);
 		return;
 	}
 	x.by_panel = q->group == q->kb;
-	x.c = q->direct ? (float *)g->c.data + x.at : (float *)(void *)(local + q->a_bytes + q->b_bytes);
-	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->nc;
-	clear_unneeded(q, &x);
+	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->sums_bytes ? sums_ld(q) : q->nc;
+	x.c = q->direct ? (float *)g->c.data + x.at
+	      : q->sums_bytes
+		  ? (float *)(void *)(q->scratch + q->shared_b) + x.row * x.ldc + x.in_chunk
+		  : (float *)(void *)(local + q->a_bytes + q->b_bytes);
+	if (q->first == 0)
+		clear_unneeded(q, &x);
+	const int64_t slab_end = MIN(q->first + q->slab, q->kb);
 	if (r->begin)
 		r->begin();
-	for (int64_t first = 0; first < q->kb; first += q->group) {
-		const int64_t last = MIN(first + q->group, q->kb) - 1;
+	for (int64_t first = q->first; first < slab_end; first += q->group) {
+		const int64_t last = MIN(first + q->group, slab_end) - 1;
 		const int64_t tiles = ceil_div(x.m, r->mr) * ceil_div(x.n, r->nr) * (last + 1 - first);
 		for (int64_t kb = first; kb <= last; kb++) {
 			int from, to = (int)MIN(g->k - kb * q->kc, q->kc);
@@ -838,10 +854,10 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 				pack_block(q, K_B, (char *)columns_of(q, &x, kb, 0), batch, x.column, x.n, kb,
 					   -1);
 		}
-		if (last + 1 < q->kb)
+		if (last + 1 < slab_end)
 			x.ahead = rows_ahead(q, batch, mi, last + 1, tiles);
 		else if (after < q->mb)
-			x.ahead = rows_ahead(q, after_batch, after, 0, tiles);
+			x.ahead = rows_ahead(q, after_batch, after, q->first, tiles);
 		for (int64_t j = 0; j < x.n; j += r->nr)
 			for (int64_t kb = first; kb <= last; kb++) {
 				const char *next = kb < last         ? columns_of(q, &x, kb + 1, j)
@@ -874,10 +890,10 @@ static int64_t column_items(const gemm_plan *q)
 }
 static int64_t row_items(const gemm_plan *q)
 {
-	return q->pack_a == SHARED && q->column == 0 ? ceil_div(q->g.m, PACK_PANELS * q->row->mr) : 0;
+	return q->pack_a == SHARED && q->column == 0 && q->first == 0 ? ceil_div(q->g.m, PACK_PANELS * q->row->mr) : 0;
 }
 
-/* All of K of some panels. */
+/* Some panels: a slab of B, all of K of A. */
 static void pack_item(void *arg, int64_t i, int worker)
 {
 	const gemm_run *run = arg;
@@ -888,7 +904,8 @@ static void pack_item(void *arg, int64_t i, int worker)
 	const int64_t n = x == K_B ? chunk_columns(q) : q->g.m, at = (x == K_B ? i : i - columns) * step;
 	const int64_t then = at + step * run->threads;
 	(void)worker;
-	for (int64_t kb = 0; kb < q->kb; kb++)
+	const int64_t end = x == K_B ? MIN(q->first + q->slab, q->kb) : q->kb;
+	for (int64_t kb = x == K_B ? q->first : 0; kb < end; kb++)
 		pack_block(q, x, x == K_B ? shared_columns(q, kb, at) : shared_rows(q, kb, at), q->batch,
 			   first + at, MIN(n - at, step), kb, first + (then < n ? then : at));
 }
@@ -973,8 +990,9 @@ void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *args, void *scratch
 		return;
 	}
 	for (q.batch = 0; q.batch < q.batches; q.batch++)
-		for (q.column = 0; q.column < q.g.n; q.column += q.chunk) {
-			pool_run(p, pack_item, &run, column_items(&q) + row_items(&q));
-			pool_run(p, compute_item, &run, q.mb * q.nb);
-		}
+		for (q.column = 0; q.column < q.g.n; q.column += q.chunk)
+			for (q.first = 0; q.first < q.kb; q.first += q.slab) {
+				pool_run(p, pack_item, &run, column_items(&q) + row_items(&q));
+				pool_run(p, compute_item, &run, q.mb * q.nb);
+			}
 }
