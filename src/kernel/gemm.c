@@ -159,10 +159,10 @@ typedef struct gemm_plan {
 	int64_t batch, column, first; /* first column of the chunk, first block of the slab */
 } gemm_plan;
 
-#define ALIGN          64
-#define SHARED_LIMIT   ((int64_t)32 << 20)
-/* A larger B of so many K blocks that A's are taken in groups is packed and used up a group at a time, while the
- * third-level cache has it; sums of all of C wait in between. */
+#define ALIGN        64
+#define SHARED_LIMIT ((int64_t)32 << 20)
+/* A larger B of so many K blocks that A's are taken in groups is packed and used up a group at a time, while
+ * the third-level cache has it; sums of all of C wait in between. */
 #define SLAB_LIMIT     ((int64_t)8 << 20)
 #define SHARED_A_LIMIT ((int64_t)8 << 20)
 /* Of A for one block of C, all of K if that leaves LEAST_PANELS panels, else ENOUGH_PANELS of a group of K
@@ -361,6 +361,8 @@ size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
 
 #define PACK_PANELS  4 /* panels that one thread packs at a time */
 #define ASK_ELEMENTS 128
+#define ASK_ROWS     32
+#define PAGE         4096
 
 static char *element_at(const k_matrix *x, int64_t offset)
 {
@@ -424,8 +426,25 @@ static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch,
 	gemm_pack_fn *pack = x == K_A ? r->pack_a : r->pack_b;
 	const int64_t base = gemm_batch_offset(&q->g, from, batch) + k0 * se;
 	const k_triangle triangle = x == K_A ? q->g.triangle_a : q->g.triangle_b;
-	const bool asks = then >= 0 && se < sv;
-	const int64_t chunk = asks && !r->head && !r->trailer ? ASK_ELEMENTS : k;
+	const bool parts = then >= 0 && !r->head && !r->trailer, asks = then >= 0 && se < sv;
+	const bool pages = parts && sv < se && se * (int64_t)k_type_size(from->type) >= PAGE;
+	for (int64_t e = 0; pages && e < k; e += ASK_ROWS) {
+		/* a row of memory serves all panels; the next are on other pages, which nothing foresees */
+		const int64_t rows = MIN(q->g.k - k0 - e - ASK_ROWS, ASK_ROWS);
+		ask_for(from, base + first * sv + (e + ASK_ROWS) * se, se, sv, rows, 0, count);
+		for (int64_t v = 0; v < count; v += width) {
+			const int64_t n = MIN(count - v, width), at = base + (first + v) * sv;
+			const stretch s = not_zero(q, x, triangle, k0, k, first + v, n);
+			const int64_t begin = MAX(s.from, e), end = MIN(s.to, e + ASK_ROWS);
+			if (begin < end)
+				pack(to + v / width * panel_bytes(r, x, q->kc) + begin * step_of(r, x),
+				     element_at(from, at + begin * se), from->type, sv, se, (int)n,
+				     (int)(end - begin));
+		}
+	}
+	if (pages)
+		return;
+	const int64_t chunk = asks && parts ? ASK_ELEMENTS : k;
 	for (int64_t v = 0; v < count; v += width, to += panel_bytes(r, x, q->kc)) {
 		const int64_t n = MIN(count - v, width), at = base + (first + v) * sv;
 		const int64_t next = v + width < count ? first + v + width : then;
@@ -744,7 +763,7 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 	const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
 	/* Rows of C that are a multiple of 4 KB apart share a set of the first-level cache, and stores that
 	 * miss wait for each other: a gradient of 768 x 2048 took 15% longer. */
-	const bool far = q->direct && x->ldc * 4 % 4096 == 0;
+	const bool far = q->direct && x->ldc * 4 % PAGE == 0;
 	const bool to_half = r->kernel_half && g->c.type == K_F16 && g->c.cs == 1;
 	const int64_t k0 = kb * q->kc;
 	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
@@ -831,10 +850,9 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	}
 	x.by_panel = q->group == q->kb;
 	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->sums_bytes ? sums_ld(q) : q->nc;
-	x.c = q->direct ? (float *)g->c.data + x.at
-	      : q->sums_bytes
-		  ? (float *)(void *)(q->scratch + q->shared_b) + x.row * x.ldc + x.in_chunk
-		  : (float *)(void *)(local + q->a_bytes + q->b_bytes);
+	x.c = q->direct       ? (float *)g->c.data + x.at
+	      : q->sums_bytes ? (float *)(void *)(q->scratch + q->shared_b) + x.row * x.ldc + x.in_chunk
+			      : (float *)(void *)(local + q->a_bytes + q->b_bytes);
 	if (q->first == 0)
 		clear_unneeded(q, &x);
 	const int64_t slab_end = MIN(q->first + q->slab, q->kb);
@@ -890,7 +908,9 @@ static int64_t column_items(const gemm_plan *q)
 }
 static int64_t row_items(const gemm_plan *q)
 {
-	return q->pack_a == SHARED && q->column == 0 && q->first == 0 ? ceil_div(q->g.m, PACK_PANELS * q->row->mr) : 0;
+	return q->pack_a == SHARED && q->column == 0 && q->first == 0
+		   ? ceil_div(q->g.m, PACK_PANELS * q->row->mr)
+		   : 0;
 }
 
 /* Some panels: a slab of B, all of K of A. */
