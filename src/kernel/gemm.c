@@ -237,14 +237,14 @@ static int64_t cut(int64_t n, int64_t block, int64_t unit, int64_t *size)
 	return MAX(ceil_div(n, *size), 1);
 }
 
-/* Blocks of at most about `block` of n, whole panels of `unit`, as even as these allow.  `threads` share
- * them. */
+/* Blocks of at most about `block` of n, whole panels of `unit`, as even as these allow; as many for each of
+ * `threads`, unless they would be tiny. */
 static int64_t blocks_of(int64_t n, int64_t block, int unit, int threads, int64_t *largest)
 {
 	const int64_t panels = MAX(ceil_div(n, unit), 1);
 	int64_t count = ceil_div(panels, MAX(block / unit, 1));
-	if (count > 1)
-		count = MIN(round_up(count, threads), panels);
+	if (count > 1 && round_up(count, threads) * LEAST_PANELS <= panels)
+		count = round_up(count, threads);
 	*largest = ceil_div(panels, count) * unit;
 	return count;
 }
@@ -359,7 +359,9 @@ size_t k_gemm_scratch(const k_gemm_row *r, const k_gemm_args *args, int threads)
 
 /* ---- Panels ------------------------------------------------------------------------ */
 
-#define PACK_PANELS  4 /* panels that one thread packs at a time */
+#define PACK_PANELS 4 /* panels that one thread packs at a time */
+/* How far ahead packing asks for memory: some 4 lines of each vector of a panel, or 4 lines of so many rows.
+ */
 #define ASK_ELEMENTS 128
 #define ASK_ROWS     32
 #define PAGE         4096
@@ -383,28 +385,49 @@ static const k_matrix *matrix_of(const k_gemm_args *g, k_operand x) { return x =
 
 /* Elements along K, counted from the first of a block. */
 typedef struct stretch {
-	int from, to;
+	int64_t from, to;
 } stretch;
 
 /* Of the k elements from `first` on those that are not 0 in all of the vectors [at, at + count) of an
  * operand, or all, if the row wants them; from is a multiple of kr. */
-static stretch not_zero(const gemm_plan *q, k_operand x, k_triangle t, int64_t first, int64_t k, int64_t at,
-			int64_t count)
+static stretch not_zero(const gemm_plan *q, k_operand x, int64_t first, int64_t k, int64_t at, int64_t count)
 {
 	const k_gemm_row *r = q->row;
-	stretch s = {0, (int)k};
+	const k_triangle t = x == K_A ? q->g.triangle_a : q->g.triangle_b;
+	stretch s = {0, k};
 	if (t == K_WHOLE || r->precision & FIXED || r->trailer)
 		return s;
 	if ((t == K_LOWER) == (x == K_A))
-		s.to = (int)MAX(MIN(k, at + count - first), 0);
+		s.to = MAX(MIN(k, at + count - first), 0);
 	else if (!r->head)
-		s.from = (int)(MIN(MAX(at - first, 0), k) / r->kr * r->kr);
+		s.from = MIN(MAX(at - first, 0), k) / r->kr * r->kr;
 	return s;
 }
 
-/* Asks for elements [k, end) of `count` vectors, the first of which begins with x's element `at`. */
-static void ask_for(const k_matrix *x, int64_t at, int64_t sv, int64_t se, int64_t count, int64_t k,
-		    int64_t end)
+/* An operand's K block `kb` of one batch, as vectors: rows of A, columns of B. */
+typedef struct vectors {
+	const gemm_plan *q;
+	k_operand which;
+	const k_matrix *x;
+	int64_t base, sv, se; /* element; from one vector to the next; from one element to the next */
+	int64_t k0, k;        /* their elements */
+	int width;            /* vectors of a panel */
+} vectors;
+
+static vectors vectors_of(const gemm_plan *q, k_operand which, int64_t batch, int64_t kb)
+{
+	const k_matrix *x = matrix_of(&q->g, which);
+	vectors v = {.q = q, .which = which, .x = x, .k0 = kb * q->kc, .width = width_of(q->row, which)};
+	v.sv = which == K_A ? x->rs : x->cs;
+	v.se = which == K_A ? x->cs : x->rs;
+	v.k = MIN(q->g.k - v.k0, q->kc);
+	v.base = gemm_batch_offset(&q->g, x, batch) + v.k0 * v.se;
+	return v;
+}
+
+/* Asks for elements [k, end) of `count` vectors from the one that begins with x's element `at` on. */
+static void ask_for_vectors(const k_matrix *x, int64_t at, int64_t sv, int64_t se, int64_t count, int64_t k,
+			    int64_t end)
 {
 	const int64_t size = (int64_t)k_type_size(x->type);
 	for (int64_t v = 0; v < count; v++)
@@ -412,50 +435,60 @@ static void ask_for(const k_matrix *x, int64_t at, int64_t sv, int64_t se, int64
 			__builtin_prefetch((const char *)element_at(x, at + v * sv) + byte);
 }
 
-/* Packs vectors (rows of A, columns of B) [first, first + count), elements of K block `kb`.  Meanwhile it
- * asks for each next panel, and at the end for the one that begins with vector `then`: packing would wait for
- * the lines of as many vectors as it reads at a time.  -1: all have been asked for. */
+/* Packs elements [e, end) of n vectors from the i-th on into their panel. */
+static void pack_part(const vectors *v, char *panel, int64_t i, int64_t n, int64_t e, int64_t end)
+{
+	gemm_pack_fn *pack = v->which == K_A ? v->q->row->pack_a : v->q->row->pack_b;
+	pack(panel + e * step_of(v->q->row, v->which), element_at(v->x, v->base + i * v->sv + e * v->se),
+	     v->x->type, v->sv, v->se, (int)n, (int)(end - e));
+}
+
+/* Vectors [first, first + count) that lie side by side, in rows on different pages, which no processor
+ * foresees: a few rows go to all panels while the next are asked for. */
+static void pack_pages(const vectors *v, char *to, int64_t first, int64_t count)
+{
+	const gemm_plan *q = v->q;
+	for (int64_t e = 0; e < v->k; e += ASK_ROWS) {
+		const int64_t next = e + ASK_ROWS;
+		ask_for_vectors(v->x, v->base + first * v->sv + next * v->se, v->se, v->sv,
+				MIN(q->g.k - v->k0 - next, ASK_ROWS), 0, count);
+		for (int64_t i = 0; i < count; i += v->width) {
+			const int64_t n = MIN(count - i, v->width);
+			const stretch s = not_zero(q, v->which, v->k0, v->k, first + i, n);
+			const int64_t begin = MAX(s.from, e), end = MIN(s.to, next);
+			if (begin < end)
+				pack_part(v,
+					  to + (size_t)(i / v->width) * panel_bytes(q->row, v->which, q->kc),
+					  first + i, n, begin, end);
+		}
+	}
+}
+
+/* Packs vectors [first, first + count), elements of K block `kb`.  Meanwhile it asks for each next panel, and
+ * at the end for the one that begins with vector `then`: packing would wait for the lines of as many
+ * vectors as it reads at a time.  -1: all have been asked for. */
 static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch, int64_t first, int64_t count,
 		       int64_t kb, int64_t then)
 {
-	const k_gemm_row *r = q->row;
-	const k_matrix *from = matrix_of(&q->g, x);
-	const int64_t sv = x == K_A ? from->rs : from->cs, se = x == K_A ? from->cs : from->rs;
-	const int64_t k0 = kb * q->kc, k = MIN(q->g.k - k0, q->kc), all = x == K_A ? q->g.m : q->g.n;
-	const int width = width_of(r, x);
-	gemm_pack_fn *pack = x == K_A ? r->pack_a : r->pack_b;
-	const int64_t base = gemm_batch_offset(&q->g, from, batch) + k0 * se;
-	const k_triangle triangle = x == K_A ? q->g.triangle_a : q->g.triangle_b;
-	const bool parts = then >= 0 && !r->head && !r->trailer, asks = then >= 0 && se < sv;
-	const bool pages = parts && sv < se && se * (int64_t)k_type_size(from->type) >= PAGE;
-	for (int64_t e = 0; pages && e < k; e += ASK_ROWS) {
-		/* a row of memory serves all panels; the next are on other pages, which nothing foresees */
-		const int64_t rows = MIN(q->g.k - k0 - e - ASK_ROWS, ASK_ROWS);
-		ask_for(from, base + first * sv + (e + ASK_ROWS) * se, se, sv, rows, 0, count);
-		for (int64_t v = 0; v < count; v += width) {
-			const int64_t n = MIN(count - v, width), at = base + (first + v) * sv;
-			const stretch s = not_zero(q, x, triangle, k0, k, first + v, n);
-			const int64_t begin = MAX(s.from, e), end = MIN(s.to, e + ASK_ROWS);
-			if (begin < end)
-				pack(to + v / width * panel_bytes(r, x, q->kc) + begin * step_of(r, x),
-				     element_at(from, at + begin * se), from->type, sv, se, (int)n,
-				     (int)(end - begin));
-		}
-	}
-	if (pages)
+	const vectors v = vectors_of(q, x, batch, kb);
+	const int64_t all = x == K_A ? q->g.m : q->g.n;
+	const bool parts = then >= 0 && !q->row->head && !q->row->trailer, asks = then >= 0 && v.se < v.sv;
+	const int64_t part = asks && parts ? ASK_ELEMENTS : v.k;
+	if (parts && v.sv < v.se && v.se * (int64_t)k_type_size(v.x->type) >= PAGE) {
+		pack_pages(&v, to, first, count);
 		return;
-	const int64_t chunk = asks && parts ? ASK_ELEMENTS : k;
-	for (int64_t v = 0; v < count; v += width, to += panel_bytes(r, x, q->kc)) {
-		const int64_t n = MIN(count - v, width), at = base + (first + v) * sv;
-		const int64_t next = v + width < count ? first + v + width : then;
-		const stretch s = not_zero(q, x, triangle, k0, k, first + v, n);
+	}
+	for (int64_t i = 0; i < count; i += v.width, to += panel_bytes(q->row, x, q->kc)) {
+		const int64_t n = MIN(count - i, v.width);
+		const int64_t next = i + v.width < count ? first + i + v.width : then;
+		const stretch s = not_zero(q, x, v.k0, v.k, first + i, n);
 		int64_t e = s.from;
 		do {
-			const int64_t end = MIN(e + chunk, s.to);
+			const int64_t end = MIN(e + part, s.to);
 			if (asks)
-				ask_for(from, base + next * sv, sv, se, MIN(all - next, width), e, end);
-			pack(to + e * step_of(r, x), element_at(from, at + e * se), from->type, sv, se,
-			     (int)n, (int)(end - e));
+				ask_for_vectors(v.x, v.base + next * v.sv, v.sv, v.se,
+						MIN(all - next, v.width), e, end);
+			pack_part(&v, to, first + i, n, e, end);
 			e = end;
 		} while (e < s.to);
 	}
@@ -659,11 +692,9 @@ static void clear(const k_gemm_args *g, int64_t offset, int64_t m, int64_t n)
 static void useful_k(const gemm_plan *q, int64_t first, int64_t i, int64_t m, int64_t j, int64_t n, int *from,
 		     int *to)
 {
-	const k_gemm_args *g = &q->g;
-	stretch of_a = not_zero(q, K_A, g->triangle_a, first, *to, i, m);
-	stretch of_b = not_zero(q, K_B, g->triangle_b, first, *to, j, n);
-	*from = MAX(of_a.from, of_b.from);
-	*to = MIN(of_a.to, of_b.to);
+	const stretch of_a = not_zero(q, K_A, first, *to, i, m), of_b = not_zero(q, K_B, first, *to, j, n);
+	*from = (int)MAX(of_a.from, of_b.from);
+	*to = (int)MIN(of_a.to, of_b.to);
 	if (*from >= *to)
 		*from = *to = 0;
 	else
@@ -823,8 +854,8 @@ static void clear_unneeded(const gemm_plan *q, const block *x)
 
 /* Block (mi, ni) of C of one batch.  A panel of B stays in the first-level cache while those of A pass by,
  * which the second level holds; K blocks of a group follow each other for each panel, so that sums which are
- * not in C itself take the columns of one panel only.  Row `after` of batch `after_batch` is where this
- * thread is likely to go on; none if it is not below m. */
+ * not in C itself take the columns of one panel only.  This thread is likely to go on with block `after` of
+ * rows of batch `after_batch`, if that is below mb. */
 static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_t ni, int worker,
 			  int64_t after_batch, int64_t after)
 {

@@ -467,6 +467,56 @@ static void *pack_operand(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_
 	return to;
 }
 
+/* A product whose K is so long that B is packed in slabs, and one whose rows lie on different pages: bits are
+ * those of operands that were packed as a whole, and some results are what they should be. */
+static void test_long(void **state)
+{
+	(void)state;
+	enum { K = 9000, SAMPLES = 50 };
+	pool *const *pools = check_pools();
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		if (!runs_here(r) || r->vector || slow(r))
+			continue;
+		const int64_t m = 8 * r->mr + 5, n = (8 << 20) / (K * r->element) + 40;
+		for (int bits = 0; bits < 16; bits += 5) { /* rows, columns, fp16 results among them */
+			product x = make_product(r, m, n, K, 1, false, bits);
+			product y = x;
+			y.g.packed_a = pack_operand(pools[1], r, &x.g, K_A);
+			y.g.packed_b = pack_operand(pools[1], r, &x.g, K_B);
+			void *want = run_product(NULL, r, &y),
+			     *got = run_product(pools[i % CHECK_POOLS], r, &x);
+			if (memcmp(got, want, x.c_bytes) != 0)
+				fail_msg("%s %dx%dx%d, layout %d: slabs give other bits", r->name, (int)m,
+					 (int)n, K, bits);
+			k_matrix c = x.g.c;
+			c.data = got;
+			for (int s = 0; s < SAMPLES; s++) {
+				const int64_t row = s * 7919 % m, column = s * 104729 % n, q = s % 2;
+				double sum = 0, size = 0;
+				for (int64_t k = 0; k < K; k++) {
+					const int64_t at = q * m * K + row * x.g.a.rs + k * x.g.a.cs,
+						      bt = q * n * K + k * x.g.b.rs + column * x.g.b.cs;
+					const double t =
+					    (double)half_to_float(x.a[at]) * (double)half_to_float(x.b[bt]);
+					sum += t;
+					size += fabs(t);
+				}
+				const int64_t at = q * m * n + row * c.rs + column * c.cs;
+				const double y16 = c.type == K_F16 ? (double)half_to_float(((half *)got)[at])
+								   : (double)((float *)got)[at];
+				const double loss = precision_of(r) == K_EXACT ? 1e-3 : 2e-2;
+				assert_true(fabs(y16 - sum) <= size * loss);
+			}
+			free(want);
+			free(got);
+			free((void *)y.g.packed_a);
+			free((void *)y.g.packed_b);
+			free_product(&x);
+		}
+	}
+}
+
 /* Packed by one number of threads, used by others, the operand itself gone: the same bits. */
 static void test_packed(void **state)
 {
@@ -859,6 +909,7 @@ int main(void)
 					   cmocka_unit_test(test_layouts),
 					   cmocka_unit_test(test_blocks_and_threads),
 					   cmocka_unit_test(test_packed),
+					   cmocka_unit_test(test_long),
 					   cmocka_unit_test(test_triangles),
 					   cmocka_unit_test(test_exact),
 					   cmocka_unit_test(test_half_sums),
