@@ -518,6 +518,43 @@ static void test_triangles(void **state)
 	an_ctx_close(ctx);
 }
 
+/* Counting runs iterations one after the other, in memory that was planned for one thread each. */
+static void test_counting_in_loops(void **state)
+{
+	(void)state;
+	enum { MANY = 4, WIDTH = 64, LENGTH_OF = 70 };
+	half *out[2];
+	for (int threads = 1; threads <= 2; threads++) {
+		an_ctx *ctx = device_ctx(threads);
+		an_program *p;
+		an_builder b = new_function(ctx, &p);
+		an_value x[3];
+		for (int i = 0; i < 3; i++)
+			x[i] = an_input(&b, (const char *[]){"q", "k", "v"}[i],
+					an_tensor(AN_FP16, 4, (int32_t[]){MANY, 1, WIDTH, LENGTH_OF}));
+		an_value probs = an_softmax(&b, an_matmul(&b, x[0], x[1], true, false), -1);
+		an_output(&b, an_name(&b, an_matmul(&b, x[2], probs, false, true), "out"));
+		MIL_OK(ctx, an_builder_finish(&b));
+		an_device *d = device_soft(ctx, "ieee", true);
+		an_call *call = device_call(d, b.f, 5, -1, 1);
+		const int o = call->exe->ninputs;
+		assert_int_equal(count_as(ctx, "ieee", b.f).loops, 1);
+		if (threads > 1)
+			MIL_OK(ctx, an_device_count(d, true));
+		MIL_OK(ctx, an_call_run(call));
+		out[threads - 1] = malloc(call->bound[o]->bytes);
+		assert_non_null(out[threads - 1]);
+		memcpy(out[threads - 1], device_bytes(call, o), call->bound[o]->bytes);
+		an_call_free(call);
+		an_device_close(d);
+		an_program_free(p);
+		an_ctx_close(ctx);
+	}
+	assert_memory_equal(out[0], out[1], MANY * WIDTH * LENGTH_OF * sizeof **out);
+	free(out[0]);
+	free(out[1]);
+}
+
 /* Scores that are large beside their operands are made again in the backward, if asked for. */
 static void test_recompute(void **state)
 {
@@ -689,6 +726,7 @@ int main(void)
 	    cmocka_unit_test(test_norm_and_linear),
 	    cmocka_unit_test(test_attention_without_copies),
 	    cmocka_unit_test(test_triangles),
+	    cmocka_unit_test(test_counting_in_loops),
 	    cmocka_unit_test(test_recompute),
 	    cmocka_unit_test(test_rotation_in_one_pass),
 	    cmocka_unit_test(test_constants_fold),

@@ -259,6 +259,7 @@ static void narrow(soft_call *c, int axis)
 	case CALL_GEMM: {
 		k_gemm_args *g = &c->u.gemm.args;
 		k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
+		c->u.gemm.alone = true;
 		for (int i = 0; i < LENGTH(all); i++) {
 			drop_axis(all[i]->bs, axis, g->nbatch);
 			all[i]->bs[g->nbatch - 1] = 0;

@@ -100,7 +100,7 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at,
 		int used = 3;
 		if (c->u.gemm.biased)
 			g.bias.data = at[used++];
-		k_gemm(p, c->u.gemm.row, &g, c->nrefs > used ? at[used] : NULL);
+		k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, &g, c->nrefs > used ? at[used] : NULL);
 		if (counts)
 			k_gemm_count(p, isa, &g, counts);
 		return;

@@ -198,6 +198,7 @@ typedef struct soft_call {
 			k_gemm_args args;
 			const k_gemm_row *row;
 			bool biased;
+			bool alone; /* in a loop: its scratch is for one thread */
 		} gemm;
 		struct { /* SOFTMAX, ARG, COPY */
 			int rank, axis;
