@@ -522,7 +522,7 @@ static void test_triangles(void **state)
 static void test_counting_in_loops(void **state)
 {
 	(void)state;
-	enum { MANY = 4, WIDTH = 64, LENGTH_OF = 70 };
+	enum { MANY = 4, WIDTH = 64, LENGTH_OF = 300 };
 	half *out[2];
 	for (int threads = 1; threads <= 2; threads++) {
 		an_ctx *ctx = device_ctx(threads);
