@@ -27,6 +27,42 @@ enum { TILE_ROWS = 12 };
 /* t + x b, for one word of A and 16 words of B: a multiply-add of fp32, or a dot product of pairs. */
 typedef __m512 tile_step(__m512 t, __m512i x, __m512i b);
 
+/* The ends of a tile.  Clang unrolls the second with a mask only, not with an exit. */
+INLINE void store_floats(const int rows, const int vectors, __m512 t[TILE_ROWS][2], float *c, int64_t ldc,
+			 int m, int n, bool add)
+{
+	UNROLL
+	for (int i = 0; i < rows; i++) {
+		if (i >= m)
+			break;
+		UNROLL
+		for (int v = 0; v < vectors; v++) {
+			__mmask16 mask = low_mask(n - 16 * v);
+			float *to = c + i * ldc + 16 * v;
+			__m512 x = t[i][v];
+			if (add)
+				x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
+			_mm512_mask_storeu_ps(to, mask, x);
+		}
+	}
+}
+INLINE void store_halves(const int rows, const int vectors, __m512 t[TILE_ROWS][2], const float *c,
+			 int64_t ldc, int m, int n, bool add, half *out, int64_t ldo)
+{
+	UNROLL
+	for (int i = 0; i < rows; i++) {
+		UNROLL
+		for (int v = 0; v < vectors; v++) {
+			__mmask16 mask = low_mask(i < m ? n - 16 * v : 0);
+			__m512 x = t[i][v];
+			if (add)
+				x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c + i * ldc + 16 * v), x);
+			_mm256_mask_storeu_epi16(out + i * ldo + 16 * v, mask,
+						 _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+		}
+	}
+}
+
 /* rows x (16 * vectors) sums: with 12 x 2 there is room for two vectors of B and a broadcast of A.  Panels of
  * `words` words along k.  A step known at compile time is inlined.  Sums go to c, or rounded to `out`. */
 INLINE void tile_words(const int rows, const int vectors, tile_step *const step, int words, const uint32_t *a,
@@ -50,24 +86,10 @@ INLINE void tile_words(const int rows, const int vectors, tile_step *const step,
 				t[i][v] = step(t[i][v], x, bv[v]);
 		}
 	}
-	UNROLL
-	for (int i = 0; i < rows; i++) {
-		if (i >= m)
-			break;
-		UNROLL
-		for (int v = 0; v < vectors; v++) {
-			__mmask16 mask = low_mask(n - 16 * v);
-			float *to = c + i * ldc + 16 * v;
-			__m512 x = t[i][v];
-			if (add)
-				x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
-			if (out)
-				_mm256_mask_storeu_epi16(out + i * ldo + 16 * v, mask,
-							 _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-			else
-				_mm512_mask_storeu_ps(to, mask, x);
-		}
-	}
+	if (out)
+		store_halves(rows, vectors, t, c, ldc, m, n, add, out, ldo);
+	else
+		store_floats(rows, vectors, t, c, ldc, m, n, add);
 }
 
 /* Two packing functions from one that takes the type as a constant: INLINE body(panel, src, type, sv, se,
