@@ -36,8 +36,7 @@ static void add_kernel(str *out, const soft_call *c)
 {
 	switch (c->kind) {
 	case CALL_LOOP:
-		str_addf(out, "loop    %lld x %d calls%s", (long long)c->u.loop.count, c->u.loop.n,
-			 c->u.loop.one_by_one ? " one by one" : "");
+		str_addf(out, "loop    %lld x %d calls", (long long)c->u.loop.count, c->u.loop.n);
 		break;
 	case CALL_EWISE:
 	case CALL_REDUCE:

@@ -321,9 +321,8 @@ static bool may_overwrite(const soft_call *c, int y, int x)
 
 /* What threads have for themselves, and kernels' scratch, goes into one block per thread, in which it lives
  * from the first call of an iteration that touches it to the last.  Results take the place of operands that
- * nothing reads afterwards, so an iteration needs less of the caches.  *large: iterations on several threads
- * would need more than the caches have, and nothing was done. */
-static an_status pack_private(looper *l, soft_call *loop, bool *large)
+ * nothing reads afterwards, so an iteration needs less of the caches. */
+static an_status pack_private(looper *l, soft_call *loop)
 {
 	soft_fn *s = l->s;
 	const size_t n = (size_t)loop->nrefs + 1;
@@ -364,10 +363,6 @@ static an_status pack_private(looper *l, soft_call *loop, bool *large)
 			live[nlive++] = &slot[i];
 	int64_t end, sum;
 	TRY(soft_place_ranges(s, live, nlive, &end, &sum));
-	*large = !loop->u.loop.one_by_one && end > s->dev->loop_bytes &&
-		 end * s->ctx->threads > 4 * s->dev->loop_bytes;
-	if (*large)
-		return AN_OK;
 	for (int k = 0; k < loop->nrefs; k++)
 		if (loop->u.loop.by_worker[k]) {
 			loop->ref[k].offset += slot[slot_of[loop->storage[k]]].offset;
@@ -377,23 +372,8 @@ static an_status pack_private(looper *l, soft_call *loop, bool *large)
 		if (loop->u.loop.by_worker[k])
 			loop->storage[k] = block;
 	if (block >= 0)
-		s->storages[block].bytes = loop->u.loop.one_by_one ? end : end * s->ctx->threads;
+		s->storages[block].bytes = end * s->ctx->threads;
 	return AN_OK;
-}
-
-/* Iterations will follow each other, their calls on all threads. */
-static void go_one_by_one(soft_call *loop, int threads)
-{
-	loop->u.loop.one_by_one = true;
-	for (int j = 0, k = 0; j < loop->u.loop.n; j++) {
-		soft_call *c = &loop->u.loop.call[j];
-		if (c->kind == CALL_GEMM)
-			c->u.gemm.alone = false;
-		for (int r = 0; r < c->nrefs; r++, k++)
-			if (is_whole(c, r))
-				loop->u.loop.step[k] = soft_aligned(
-				    (int64_t)k_gemm_scratch(c->u.gemm.row, &c->u.gemm.args, threads));
-	}
 }
 
 /* Calls [first, end), which agreed on axis[], become one. */
@@ -451,12 +431,7 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 		c->flops /= l->count; /* of one iteration */
 		c->bytes /= l->count;
 	}
-	bool large;
-	TRY(pack_private(l, &loop, &large));
-	if (large) {
-		go_one_by_one(&loop, threads);
-		TRY(pack_private(l, &loop, &large));
-	}
+	TRY(pack_private(l, &loop));
 	e->call[first] = loop;
 	memmove(&e->call[first + 1], &e->call[end], (size_t)(e->ncalls - end) * sizeof *e->call);
 	e->ncalls -= n - 1;

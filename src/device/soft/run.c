@@ -170,12 +170,11 @@ static void loop_item(void *arg, int64_t i, int worker)
 	}
 }
 
-/* Counting goes through iterations one after the other, each on all threads, as large ones go anyway. */
+/* Counting goes through iterations one after the other, each on all threads. */
 static void run_loop(pool *p, const an_device *d, const soft_exe *e, const soft_call *c, an_counts *counts)
 {
-	const bool within = counts || c->u.loop.one_by_one;
-	loop_run run = {d->ctx->isa, e, c, within ? p : NULL, counts, d->timing};
-	pool_run(within ? NULL : p, loop_item, &run, c->u.loop.count);
+	loop_run run = {d->ctx->isa, e, c, counts ? p : NULL, counts, d->timing};
+	pool_run(counts ? NULL : p, loop_item, &run, c->u.loop.count);
 }
 
 /* ---- Counting -------------------------------------------------------------------------- */

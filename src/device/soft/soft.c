@@ -12,7 +12,6 @@ static an_status soft_open(an_device *d, const an_device_options *opt)
 		return s;
 	}
 	dev->loop_flops = 1 << 20;
-	dev->loop_bytes = 4 << 20; /* where second-level caches end; four times that is half of a third */
 	d->numerics = &dev->numerics;
 	d->info.numerics = dev->numerics.name;
 	d->impl = dev;

@@ -207,9 +207,8 @@ typedef struct soft_call {
 			bool min;
 			int below; /* SOFTMAX: k_softmax's */
 		} copy;
-		struct {                 /* ref: those of call[0], then of call[1] ... in iteration 0 */
-			int64_t count;   /* iterations, in any order, each on one thread, or, */
-			bool one_by_one; /* where this is true, one after the other, calls on all threads */
+		struct {               /* ref: those of call[0], then of call[1] ... in iteration 0 */
+			int64_t count; /* iterations, in any order, each on one thread */
 			int n;
 			struct soft_call *call;
 			int64_t *step;   /* by ref: bytes from one iteration to the next, or, */
@@ -243,8 +242,6 @@ typedef struct soft_device {
 	size_t stage_size;  /* outputs that are bound over inputs */
 	bool no_fusion;     /* for tests: every node is its own call */
 	int64_t loop_flops; /* an iteration of a loop is worth its calls from so many FLOPs on; tests set 0 */
-	int64_t loop_bytes; /* iterations that keep more than so much, and together more than four times that,
-			     * go one by one */
 	an_status status;   /* of the last run */
 } soft_device;
 
