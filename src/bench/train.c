@@ -10,7 +10,8 @@
  * forward and backward (6). */
 #define BYTES_PER_PARAMETER 38.0
 
-/* In the order of what should be known if time runs out. */
+/* In the order of what should be known if time runs out; the largest last, because the system is busy for a
+ * while with the memory that it gives back. */
 static const struct size {
 	const char *name, *preset;
 	int tokens;
@@ -22,6 +23,9 @@ static const struct size {
     {"stories15m", "stories15m", 512, {0}},
     {"stories15m", "stories15m", 1024, {0}},
     {"stories42m", "stories42m", 256, {0}},
+    {"stories15m", "stories15m", 2048, {0}},
+    {"stories42m", "stories42m", 1024, {0}},
+    {"stories110m", "stories110m", 1024, {0}},
     /* the shape of Qwen3-0.6B [config.json], without its norms of queries and keys */
     {"qwen3-0.6b",
      NULL,
@@ -34,9 +38,6 @@ static const struct size {
       .hidden = 3072,
       .vocab = 151936,
       .tied = true}},
-    {"stories15m", "stories15m", 2048, {0}},
-    {"stories42m", "stories42m", 1024, {0}},
-    {"stories110m", "stories110m", 1024, {0}},
 };
 
 typedef struct training {
