@@ -144,7 +144,8 @@ typedef struct gemm_plan {
 	k_gemm_args g;   /* perhaps transposed */
 	bool transposed; /* so it is */
 	int64_t batches;
-	int64_t mc, nc, kc; /* blocks: mc and nc are the largest, all but the last of K have kc */
+	int64_t mc;         /* rows of a block, of rows with `vector` only */
+	int64_t nc, kc;     /* columns that a block has at most; all blocks of K but the last have kc */
 	int64_t mb, nb, kb; /* their numbers; nb within a chunk */
 	int64_t group; /* blocks of K that are taken together: all, or what the second-level cache holds */
 	int64_t chunk, slab; /* columns of B, and blocks of K, that are packed at once; SHARED only */
@@ -239,13 +240,12 @@ static int64_t cut(int64_t n, int64_t block, int64_t unit, int64_t *size)
 
 /* Blocks of at most about `block` of n, whole panels of `unit`, as even as these allow; as many for each of
  * `threads`, unless they would be tiny. */
-static int64_t blocks_of(int64_t n, int64_t block, int unit, int threads, int64_t *largest)
+static int64_t blocks_of(int64_t n, int64_t block, int unit, int threads)
 {
 	const int64_t panels = MAX(ceil_div(n, unit), 1);
 	int64_t count = ceil_div(panels, MAX(block / unit, 1));
 	if (count > 1 && round_up(count, threads) * LEAST_PANELS <= panels)
 		count = round_up(count, threads);
-	*largest = ceil_div(panels, count) * unit;
 	return count;
 }
 /* Where the i-th begins; the one after the last begins at n or beyond. */
@@ -314,10 +314,11 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 		cut(g->n, MAX(most, r->nr), r->nr, &q->chunk);
 		nmax = MIN(nmax, round_up(q->chunk, r->nr));
 	}
+	q->nc = nmax;
 	int64_t mlimit = mmax, nlimit = nmax, want = q->parallel ? 4 * threads : 1;
 	for (;;) {
-		q->mb = blocks_of(g->m, mlimit, r->mr, q->parallel ? threads : 1, &q->mc);
-		q->nb = blocks_of(q->chunk, nlimit, r->nr, 1, &q->nc);
+		q->mb = blocks_of(g->m, mlimit, r->mr, q->parallel ? threads : 1);
+		q->nb = blocks_of(q->chunk, nlimit, r->nr, 1);
 		int64_t items = q->mb * q->nb * (q->pack_b == SHARED ? 1 : q->batches);
 		if (items >= want)
 			break;
@@ -712,9 +713,11 @@ typedef struct ahead {
 /* Asks for some lines of it, in the second-level cache. */
 static void ask(ahead *x)
 {
-	for (int64_t i = 0; i < x->share && x->count > 0; i++) {
-		__builtin_prefetch(x->at + x->done, 0, 2);
-		x->done += ALIGN;
+	for (int64_t left = x->share; left > 0 && x->count > 0;) {
+		const int64_t end = MIN(x->done + left * ALIGN, x->bytes);
+		left -= ceil_div(end - x->done, ALIGN);
+		for (; x->done < end; x->done += ALIGN)
+			__builtin_prefetch(x->at + x->done, 0, 2);
 		if (x->done >= x->bytes) {
 			x->at += x->step;
 			x->count--;
@@ -789,7 +792,7 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 	const gemm_plan *q = run->q;
 	const k_gemm_row *r = q->row;
 	const k_gemm_args *g = &q->g;
-	const size_t a_panel = panel_bytes(r, K_A, q->kc), b_panel = panel_bytes(r, K_B, q->kc);
+	const size_t a_panel = panel_bytes(r, K_A, q->kc);
 	const bool biased = (r->precision & FIXED) && g->bias.data;
 	const bool add = kb > 0 || (q->direct && g->accumulate), final = kb == q->kb - 1;
 	/* Rows of C that are a multiple of 4 KB apart share a set of the first-level cache, and stores that
@@ -799,8 +802,11 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 	const int64_t k0 = kb * q->kc;
 	const int kpad = (int)round_up(MIN(g->k - k0, q->kc), r->kr), tn = (int)MIN(x->n - j, r->nr);
 	const char *a = rows_of(q, x, kb), *b = columns_of(q, x, kb, j);
-	const size_t share = next && !r->follows ? b_panel / (size_t)ceil_div(x->m, r->mr) : 0;
-	size_t done = 0;
+	const int64_t panel_lines = ceil_div((int64_t)panel_bytes(r, K_B, q->kc), ALIGN);
+	ahead panel = {.at = next,
+		       .count = next && !r->follows,
+		       .bytes = panel_lines * ALIGN,
+		       .share = ceil_div(panel_lines, ceil_div(x->m, r->mr))};
 	for (int64_t i = 0; i < x->m; i += r->mr, a += a_panel) {
 		const int tm = (int)MIN(x->m - i, r->mr);
 		float *tile = q->direct ? x->c + i * x->ldc + j
@@ -811,9 +817,7 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 			start_tile(run, tile, x->ldc, x->batch, x->row + i, x->column + j, tm, tn);
 		int from, to = kpad;
 		useful_k(q, k0, x->row + i, tm, x->column + j, tn, &from, &to);
-		for (size_t p = 0; p < share; p += ALIGN)
-			__builtin_prefetch(next + done + p, 0, 2); /* to the second-level cache */
-		done += share;
+		ask(&panel);
 		ask(&x->ahead);
 		if (far)
 			for (int row = 0; row < tm; row++)
@@ -874,18 +878,15 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	if (x.m <= 0 || x.n <= 0)
 		return;
 	x.at = gemm_batch_offset(g, &g->c, batch) + x.row * g->c.rs + x.column * g->c.cs;
-	if (not_needed(g->triangle_c, x.row, x.m, x.column, x.n)) {
-		if (q->first == 0)
-			clear(g, x.at, x.m, x.n);
+	if (q->first == 0)
+		clear_unneeded(q, &x);
+	if (not_needed(g->triangle_c, x.row, x.m, x.column, x.n))
 		return;
-	}
 	x.by_panel = q->group == q->kb;
 	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->sums_bytes ? sums_ld(q) : q->nc;
 	x.c = q->direct       ? (float *)g->c.data + x.at
 	      : q->sums_bytes ? (float *)(void *)(q->scratch + q->shared_b) + x.row * x.ldc + x.in_chunk
 			      : (float *)(void *)(local + q->a_bytes + q->b_bytes);
-	if (q->first == 0)
-		clear_unneeded(q, &x);
 	const int64_t slab_end = MIN(q->first + q->slab, q->kb);
 	if (r->begin)
 		r->begin();
