@@ -278,7 +278,7 @@ static void narrow(soft_call *c, int axis)
 	}
 }
 
-/* Storages that only the loop touches hold one iteration's part for each thread. */
+/* Of storages that only the loop touches, threads need one iteration's part each. */
 static void confine(looper *l, int first, int end)
 {
 	const soft_exe *e = l->e;
@@ -293,12 +293,8 @@ static void confine(looper *l, int first, int end)
 		for (int r = 0; (i < first || i >= end) && r < e->call[i].nrefs; r++)
 			l->seen[e->call[i].storage[r]] = 0;
 	for (int i = 0; i < (int)l->s->nstorages; i++)
-		if (l->seen[i] == l->round && l->count > threads) {
-			l->step[i] = soft_aligned(l->step[i]);
-			l->s->storages[i].bytes = l->step[i] * threads;
-		} else {
+		if (l->count <= threads)
 			l->seen[i] = 0;
-		}
 }
 
 /* Whether call c may write operand y over operand x: both are walked through alike.  What the kernels allow,
@@ -380,7 +376,7 @@ static an_status pack_private(looper *l, soft_call *loop)
 static an_status make_loop(looper *l, int first, int end, const int *axis)
 {
 	soft_exe *e = l->e;
-	const int n = end - first, threads = l->s->ctx->threads;
+	const int n = end - first;
 	soft_call loop = {.kind = CALL_LOOP};
 	loop.u.loop.count = l->count;
 	loop.u.loop.n = n;
@@ -406,11 +402,8 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 			if (is_whole(c, r)) {
 				soft_call narrower = *c;
 				narrow(&narrower, axis[i]); /* may want more than all batches at once */
-				soft_storage *st = &l->s->storages[c->storage[r]];
-				const int64_t one = soft_aligned(
-				    (int64_t)k_gemm_scratch(c->u.gemm.row, &narrower.u.gemm.args, 1));
-				st->bytes = one * threads;
-				loop.u.loop.step[at] = one;
+				loop.u.loop.step[at] =
+				    (int64_t)k_gemm_scratch(c->u.gemm.row, &narrower.u.gemm.args, 1);
 				loop.u.loop.by_worker[at] = true;
 				continue;
 			}
