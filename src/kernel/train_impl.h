@@ -28,12 +28,18 @@ static void softmax_row(float *x, int64_t n)
 }
 
 #ifdef LOOPS_AVX512
+/* The lanes that hold something where so many elements are left. */
+static inline __mmask16 lanes_of(int64_t left)
+{
+	return (__mmask16)(left >= 16 ? 0xffff : left <= 0 ? 0 : (1 << left) - 1);
+}
+
 /* Vector i of n fp16 values; what is beyond them counts as -infinity. */
 static inline __m512 half_vector(const half *x, int64_t i, int64_t n)
 {
 	if (i + 16 <= n)
 		return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + i)));
-	const __mmask16 m = (__mmask16)((1u << (n - i)) - 1);
+	const __mmask16 m = lanes_of(n - i);
 	return _mm512_mask_cvtph_ps(_mm512_set1_ps(-INFINITY), m, _mm256_maskz_loadu_epi16(m, x + i));
 }
 static inline void store_half_vector(half *y, __m512 v, int64_t i, int64_t n)
@@ -42,7 +48,7 @@ static inline void store_half_vector(half *y, __m512 v, int64_t i, int64_t n)
 	if (i + 16 <= n)
 		_mm256_storeu_si256((__m256i *)(y + i), h);
 	else
-		_mm256_mask_storeu_epi16(y + i, (__mmask16)((1u << (n - i)) - 1), h);
+		_mm256_mask_storeu_epi16(y + i, lanes_of(n - i), h);
 }
 #endif
 
@@ -153,13 +159,6 @@ static void loss_join(float *max, float *sum, const float *max2, const float *su
 #ifdef LOOPS_AVX512
 #define LOSS_VECTORS (COLUMN_BLOCK / 16)
 
-/* Lanes of vector v that n columns have. */
-static inline __mmask16 loss_mask(int n, int v)
-{
-	int left = n - 16 * v;
-	return (__mmask16)(left >= 16 ? 0xffff : left <= 0 ? 0 : (1 << left) - 1);
-}
-
 static inline __attribute__((always_inline)) void loss_sum_of(const int vectors, float *max, float *sum,
 							      const half *x, int64_t ld, int rows, int n)
 {
@@ -168,7 +167,7 @@ static inline __attribute__((always_inline)) void loss_sum_of(const int vectors,
 	__m512 a[LOSS_VECTORS], b[LOSS_VECTORS];
 	UNROLL
 	for (int v = 0; v < vectors; v++) {
-		mask[v] = loss_mask(n, v);
+		mask[v] = lanes_of(n - 16 * v);
 		a[v] = _mm512_set1_ps(-INFINITY);
 	}
 	for (int r = 0; r < rows; r++) {
@@ -210,7 +209,7 @@ static inline __attribute__((always_inline)) void loss_gradient_of(const int vec
 	__m512 a[LOSS_VECTORS], b[LOSS_VECTORS];
 	UNROLL
 	for (int v = 0; v < vectors; v++) {
-		mask[v] = loss_mask(n, v);
+		mask[v] = lanes_of(n - 16 * v);
 		a[v] = _mm512_maskz_loadu_ps(mask[v], max + 16 * v);
 		b[v] = _mm512_maskz_loadu_ps(mask[v], factor + 16 * v);
 	}
