@@ -30,6 +30,11 @@ static const struct other {
 	      {"one token", 1, 768, 1, 768, false},
 	      {"one token, head", 1, 32000, 1, 768, false}};
 
+static const struct {
+	const char *name;
+	k_precision precision;
+} precisions[] = {{"fast", K_FAST}, {"ieee", K_EXACT}, {"near", K_NEAR}, {"fixed", K_FIXED}};
+
 typedef struct gemm {
 	bench *b;
 	bench_limits limits;
@@ -43,13 +48,8 @@ typedef struct gemm {
 	struct mean {
 		double gflops;
 		bool noisy;
-	} mean[4][PRODUCTS]; /* by precision */
+	} mean[LENGTH(precisions)][PRODUCTS]; /* by precision */
 } gemm;
-
-static const struct {
-	const char *name;
-	k_precision precision;
-} precisions[] = {{"fast", K_FAST}, {"ieee", K_EXACT}, {"near", K_NEAR}, {"fixed", K_FIXED}};
 
 /* Uniform in [-1, 1), four from a draw. */
 static void fill(void *arg, int64_t item, int worker)

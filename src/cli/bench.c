@@ -102,7 +102,7 @@ static int run(int argc, char **argv)
 		{"model", "NAME", "layer: the preset (default layer768); train, decode: only this one, e.g. stories15m", .text = &opt.model},
 		{"tokens", "N", "train: only sequences of this length", 1, 1 << 20, .i = &opt.tokens},
 		{"kernels", NULL, "layer: also the kernels of its programs", .flag = &opt.kernels},
-		{"numerics", "PROFILE", "of layer, train and decode (default fast)", .text = &opt.numerics},
+		{"numerics", "PROFILE", "of layer, train and decode (default fast), and of gemm (default fast and ieee)", .text = &opt.numerics},
 		{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &d.threads},
 		{"isa", "SETS", "instruction sets to use: portable, or avx2,avx512 and so on (default: all)", .text = &d.isa},
 	};

@@ -62,7 +62,8 @@ struct k_gemm_row {
 /* Columns (or rows) up to which a product is bound by reading the other operand. */
 #define GEMM_VECTORS 4
 /* Rows of a matrix from this length on are multiplied one after the other, in the order of memory, and
- * memory this many bytes ahead is asked for: 2 to 8 KB measured the same. */
+ * memory this many bytes ahead is asked for: 2 to 8 KB measured the same, on a Zen 5 8 KB 6% faster than 4,
+ * 16 slower where weights come from memory. */
 #define GEMM_LONG_ROW 256
 #define GEMM_AHEAD    8192
 
