@@ -238,7 +238,7 @@ static void cut_tile(const ew_space *s, ew_tile *t)
 {
 	const int i = s->rank - 2, j = s->rank - 1;
 	const int below = s->role[i] < 0 ? t->ni : s->role[j] < 0 ? t->nj : 1; /* how much of it there is */
-	const int64_t wanted = t->at[1] + below - t->at[0];                    /* along `above` */
+	const int64_t wanted = t->at[1] + below + s->shift - t->at[0];         /* along `above` */
 	const int64_t kept = wanted <= 0 ? 0 : (wanted + EW_LANES - 1) / EW_LANES * EW_LANES;
 	if (s->role[i] > 0)
 		t->ni = (int)MIN(kept, t->ni);
@@ -341,6 +341,7 @@ void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
 	const int above = prog->counts ? prog->below : prog->above; /* all count */
 	space_make(&job.space, prog->rank, prog->dim, 0, above, prog->below, prog->noperands, stride,
 		   leading_operand(prog), EW_BLOCK);
+	job.space.shift = prog->shift;
 	run_pieces(p, space_tiles(&job.space, false), EW_BLOCK, ewise_piece, &job);
 }
 
@@ -455,6 +456,7 @@ void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reductio
 	space_make(&job.space, prog->rank, prog->dim, mask, cut ? prog->above : prog->below, prog->below,
 		   prog->noperands + 1, (const int64_t(*)[EW_MAX_DIMS])stride, leading_operand(prog),
 		   EW_BLOCK);
+	job.space.shift = prog->shift;
 	int64_t pieces = space_tiles(&job.space, false);
 	run_pieces(p, pieces, total / pieces, reduce_piece, &job);
 }

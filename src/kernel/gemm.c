@@ -197,6 +197,10 @@ void k_gemm_transpose(k_gemm_args *g)
 	g->triangle_a = turned(g->triangle_b);
 	g->triangle_b = turned(t);
 	g->triangle_c = turned(g->triangle_c);
+	const int64_t d = g->diagonal_a;
+	g->diagonal_a = -g->diagonal_b;
+	g->diagonal_b = -d;
+	g->diagonal_c = -g->diagonal_c;
 	k_matrix *const all[] = {&g->a, &g->b, &g->c, &g->bias};
 	for (int i = 0; i < LENGTH(all); i++) {
 		k_matrix *x = all[i];
@@ -398,6 +402,7 @@ static stretch not_zero(const gemm_plan *q, k_operand x, int64_t first, int64_t 
 	stretch s = {0, k};
 	if (t == K_WHOLE || r->precision & FIXED || r->trailer)
 		return s;
+	at += x == K_A ? q->g.diagonal_a : -q->g.diagonal_b;
 	if ((t == K_LOWER) == (x == K_A))
 		s.to = MAX(MIN(k, at + count - first), 0);
 	else if (!r->head)
@@ -671,8 +676,10 @@ static void start_tile(const gemm_run *run, float *tile, int64_t ld, int64_t bat
 }
 
 /* Rows [i, i + m) and columns [j, j + n) of C hold nothing that is needed. */
-static bool not_needed(k_triangle t, int64_t i, int64_t m, int64_t j, int64_t n)
+static bool not_needed(const k_gemm_args *g, int64_t i, int64_t m, int64_t j, int64_t n)
 {
+	const k_triangle t = g->triangle_c;
+	i += g->diagonal_c;
 	return t == K_LOWER ? j >= i + m : t == K_UPPER ? i >= j + n : false;
 }
 
@@ -811,7 +818,7 @@ static void compute_panel(const gemm_run *run, block *x, int64_t kb, int64_t j, 
 		const int tm = (int)MIN(x->m - i, r->mr);
 		float *tile = q->direct ? x->c + i * x->ldc + j
 					: x->c + (q->kb > 1 ? i * x->ldc : 0) + (x->by_panel ? 0 : j);
-		if (not_needed(g->triangle_c, x->row + i, tm, x->column + j, tn))
+		if (not_needed(g, x->row + i, tm, x->column + j, tn))
 			continue;
 		if (biased)
 			start_tile(run, tile, x->ldc, x->batch, x->row + i, x->column + j, tm, tn);
@@ -846,7 +853,7 @@ static void clear_unneeded(const gemm_plan *q, const block *x)
 	if (g->triangle_c == K_WHOLE)
 		return;
 	for (int64_t i = 0; i < x->m; i += mr) {
-		const int64_t tm = MIN(x->m - i, mr), diagonal = x->row + i - x->column;
+		const int64_t tm = MIN(x->m - i, mr), diagonal = x->row + i + g->diagonal_c - x->column;
 		int64_t from = 0, to = x->n;
 		if (g->triangle_c == K_LOWER)
 			from = MIN(round_up(MAX(diagonal + tm, 0), nr), to);
@@ -880,7 +887,7 @@ static void compute_block(const gemm_run *run, int64_t batch, int64_t mi, int64_
 	x.at = gemm_batch_offset(g, &g->c, batch) + x.row * g->c.rs + x.column * g->c.cs;
 	if (q->first == 0)
 		clear_unneeded(q, &x);
-	if (not_needed(g->triangle_c, x.row, x.m, x.column, x.n))
+	if (not_needed(g, x.row, x.m, x.column, x.n))
 		return;
 	x.by_panel = q->group == q->kb;
 	x.ldc = q->direct ? g->c.rs : x.by_panel ? r->nr : q->sums_bytes ? sums_ld(q) : q->nc;

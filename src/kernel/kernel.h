@@ -84,11 +84,11 @@ typedef enum k_precision {
 	K_FIXED  /* as a Neural Engine does it, to the bit: gemm_fixed.h has the rules; fp16 operands only */
 } k_precision;
 
-/* What is known of an operand, or wanted of C.  Of an operand that is K_LOWER the elements [i][j] with j > i
- * are 0, of one that is K_UPPER those with j < i; most products with these zeros are left out, which changes
- * no bit of a result if what they are multiplied with is finite.  Of C they are not needed: blocks that hold
- * no others are not computed and become 0, or stay where the product is added.  K_FIXED reads all of its
- * operands. */
+/* What is known of an operand, or wanted of C.  Of an operand that is K_LOWER the elements [i][j] with
+ * j > i + d are 0, of one that is K_UPPER those with j < i + d, where d is its `diagonal`; most products with
+ * these zeros are left out, which changes no bit of a result if what they are multiplied with is finite.  Of
+ * C they are not needed: blocks that hold no others are not computed and become 0, or stay where the product
+ * is added.  K_FIXED reads all of its operands. */
 typedef enum k_triangle { K_WHOLE, K_LOWER, K_UPPER } k_triangle;
 
 typedef struct k_gemm_args {
@@ -100,6 +100,7 @@ typedef struct k_gemm_args {
 	k_matrix bias;   /* K_FIXED: where sums start; strides of 0 repeat it.  NULL data: 0 */
 	k_precision precision;
 	k_triangle triangle_a, triangle_b, triangle_c;
+	int64_t diagonal_a, diagonal_b, diagonal_c;
 	/* What k_gemm_pack made of an operand, or NULL.  a and b describe the operand nevertheless; where it
 	 * is packed, its data is not read. */
 	const void *packed_a, *packed_b;
@@ -208,12 +209,13 @@ typedef struct ew_program {
 	int ninstr, noperands, nregs;
 	const ew_instr *instr;
 	const ew_operand *operand;
-	/* If they differ: what is at an index along dim `above` greater than that along dim `below` is not
-	 * wanted.  Less of it is read, stores may write 0 there, and sums may leave it out: they want it to
-	 * be 0.  K_SUM and K_MEAN only. */
+	/* If they differ: what is at an index along dim `above` greater than that along dim `below` plus
+	 * `shift` is not wanted.  Less of it is read, stores may write 0 there, and sums may leave it out:
+	 * they want it to be 0.  K_SUM and K_MEAN only. */
 	int above, below;
-	bool integer; /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
-		       * comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
+	int64_t shift; /* >= 0 */
+	bool integer;  /* registers are int32 and instructions integer (ADD SUB MUL FLOOR_DIV MOD
+			* comparisons SELECT MOV ABS SIGN SQUARE MAX MIN only) */
 	/* NULL, or ninstr + 1 counters that are added to: what each instruction on floats did, but LOAD,
 	 * STORE and IMM, and last what the reduction did:
 	 * a result is lost if it is infinite or 0 though the sum was not.  Operands are those after ew_flag.
@@ -232,10 +234,10 @@ void k_reduce(pool *p, uint32_t isa, const ew_program *prog, int reg, k_reductio
 	      const ew_operand *out);
 
 /* Softmax of a strided array along dim `axis`: fp32 inside, maximum subtracted; terms below e^-87 are 0.  y
- * may be x.  below >= 0: elements whose index along `axis` is above that along dim `below` count as
- * -infinity, are not read and give 0. */
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
-	       const ew_operand *y);
+ * may be x.  below >= 0: elements whose index along `axis` is above that along dim `below` plus `shift` >= 0
+ * count as -infinity, are not read and give 0. */
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, int64_t shift,
+	       const ew_operand *x, const ew_operand *y);
 
 /* ---- Random numbers ---------------------------------------------------------------- */
 

@@ -83,6 +83,7 @@ typedef struct ew_space {
 	int64_t stride[EW_MAX_OPERANDS][EW_MAX_DIMS + 2];
 	bool folded[EW_MAX_DIMS + 2]; /* reduced over */
 	int8_t role[EW_MAX_DIMS + 2]; /* 1: ew_program's `above`, -1: its `below`, 0: neither */
+	int64_t shift;                /* ew_program's */
 } ew_space;
 
 /* `lead`: the operand whose order in memory counts most.  `mask`: dims that are reduced.

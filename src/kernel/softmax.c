@@ -20,6 +20,7 @@ typedef struct softmax_job {
 	int64_t dim[EW_MAX_DIMS], stride_x[EW_MAX_DIMS], stride_y[EW_MAX_DIMS];
 	int64_t blocks; /* of COLUMN_BLOCK along the innermost, in the column form */
 	int below;      /* of the other dims; -1: none */
+	int64_t shift;
 } softmax_job;
 
 /* Byte addresses of row `index` over the first `rank` of the other dims. */
@@ -50,12 +51,12 @@ static void store_run(const k_loops *l, char *to, k_type type, int64_t s, const 
 			 (int)MIN(n - i, EW_BLOCK));
 }
 
-/* The index of row `index` along the dim `below`, over the first `rank` of the other dims. */
-static int64_t index_below(const softmax_job *job, int rank, int64_t index)
+/* How many elements of row `index`, over the first `rank` of the other dims, count. */
+static int64_t counting(const softmax_job *job, int rank, int64_t index)
 {
 	for (int d = rank - 1; d > job->below; d--)
 		index /= job->dim[d];
-	return index % job->dim[job->below];
+	return MIN(index % job->dim[job->below] + job->shift + 1, job->n);
 }
 
 /* Rows along the axis, one after the other. */
@@ -69,7 +70,7 @@ static void softmax_rows(void *arg, int64_t first, int64_t last)
 		const char *x;
 		char *y;
 		row_at(job, job->rank, r, &x, &y);
-		const int64_t n = job->below < 0 ? job->n : MIN(index_below(job, job->rank, r) + 1, job->n);
+		const int64_t n = job->below < 0 ? job->n : counting(job, job->rank, r);
 		if (halves) {
 			l->softmax_halves((half *)(void *)y, (const half *)(const void *)x, buf, n);
 			memset(y + n * 2, 0, (size_t)(job->n - n) * 2);
@@ -125,16 +126,16 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 			max[j] = -INFINITY;
 			sum[j] = 0;
 		}
-		const bool along = job->below == inner; /* row i counts for the columns from i on */
+		const bool along = job->below == inner; /* row i counts for the columns from i - shift on */
 		const int64_t limit =
-		    job->below < 0 || along ? job->n : index_below(job, inner, b / job->blocks) + 1;
+		    job->below < 0 || along ? job->n : counting(job, inner, b / job->blocks);
 		for (int pass = 0; pass < 2; pass++) {
 			for (int64_t r = 0; r < job->n; r += ROWS) {
 				int rows = (int)MIN(job->n - r, ROWS);
 				if (r < limit)
 					load_columns(job, buf, x + r * job->sx * sizex, rows, n);
 				for (int i = 0; i < rows; i++) {
-					int64_t out = along ? r + i - at : r + i < limit ? 0 : n;
+					int64_t out = along ? r + i - job->shift - at : r + i < limit ? 0 : n;
 					for (int j = 0; j < MIN(out, n); j++)
 						buf[i * n + j] = -INFINITY;
 				}
@@ -151,10 +152,10 @@ static void softmax_columns(void *arg, int64_t first, int64_t last)
 	}
 }
 
-void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, const ew_operand *x,
-	       const ew_operand *y)
+void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, int below, int64_t shift,
+	       const ew_operand *x, const ew_operand *y)
 {
-	assert(rank <= EW_MAX_DIMS && axis >= 0 && axis < rank);
+	assert(rank <= EW_MAX_DIMS && axis >= 0 && axis < rank && shift >= 0);
 	softmax_job job = {.loops = loops_for(isa),
 			   .tx = x->type,
 			   .ty = y->type,
@@ -162,6 +163,7 @@ void k_softmax(pool *p, uint32_t isa, int rank, const int64_t *dim, int axis, in
 			   .y = y->data,
 			   .n = dim[axis],
 			   .below = -1,
+			   .shift = shift,
 			   .sx = x->stride[axis],
 			   .sy = y->stride[axis]};
 	int64_t rows = 1;

@@ -572,19 +572,19 @@ static void test_packed(void **state)
 	}
 }
 
-static bool outside(k_triangle t, int64_t i, int64_t j)
+static bool outside(k_triangle t, int64_t diagonal, int64_t i, int64_t j)
 {
-	return t == K_LOWER ? j > i : t == K_UPPER ? j < i : false;
+	return t == K_LOWER ? j > i + diagonal : t == K_UPPER ? j < i + diagonal : false;
 }
 
 /* Zeros the part of an operand that a triangle says is 0. */
-static void clear_outside(k_matrix *x, k_triangle t, int64_t rows, int64_t cols, int64_t matrices,
-			  int64_t one)
+static void clear_outside(k_matrix *x, k_triangle t, int64_t diagonal, int64_t rows, int64_t cols,
+			  int64_t matrices, int64_t one)
 {
 	for (int64_t q = 0; q < matrices; q++)
 		for (int64_t i = 0; i < rows; i++)
 			for (int64_t j = 0; j < cols; j++)
-				if (outside(t, i, j))
+				if (outside(t, diagonal, i, j))
 					((half *)x->data)[q * one + i * x->rs + j * x->cs] = 0;
 }
 
@@ -598,7 +598,7 @@ static int64_t differences(const product *x, const void *got, const void *want)
 			for (int64_t j = 0; j < x->g.n; j++) {
 				const size_t at =
 				    (size_t)(q * x->g.m * x->g.n + i * x->g.c.rs + j * x->g.c.cs);
-				count += !outside(x->g.triangle_c, i, j) &&
+				count += !outside(x->g.triangle_c, x->g.diagonal_c, i, j) &&
 					 memcmp((const char *)got + at * size, (const char *)want + at * size,
 						size) != 0;
 			}
@@ -628,6 +628,10 @@ static void test_triangles(void **state)
 			x.g.triangle_a = ta;
 			x.g.triangle_b = tb;
 			x.g.triangle_c = tc;
+			static const int64_t diagonals[] = {0, 0, 17, 64, -40};
+			x.g.diagonal_a = diagonals[c % 5];
+			x.g.diagonal_b = diagonals[(c / 5 + 1) % 5];
+			x.g.diagonal_c = diagonals[(c / 2 + 3) % 5];
 			product all = x;
 			all.g.triangle_a = all.g.triangle_b = all.g.triangle_c = K_WHOLE;
 			void *a = NULL, *b = NULL;
@@ -643,8 +647,8 @@ static void test_triangles(void **state)
 				fail_msg("%s: triangles %d %d of operands are computed", r->name, ta, tb);
 			free(want);
 			free(less);
-			clear_outside(&x.g.a, ta, x.g.m, x.g.k, 2, x.g.m * x.g.k);
-			clear_outside(&x.g.b, tb, x.g.k, x.g.n, 2, x.g.k * x.g.n);
+			clear_outside(&x.g.a, ta, x.g.diagonal_a, x.g.m, x.g.k, 2, x.g.m * x.g.k);
+			clear_outside(&x.g.b, tb, x.g.diagonal_b, x.g.k, x.g.n, 2, x.g.k * x.g.n);
 			if (packed) {
 				x.g.packed_a = a = pack_operand(NULL, r, &x.g, K_A);
 				x.g.packed_b = b = pack_operand(NULL, r, &x.g, K_B);

@@ -112,7 +112,7 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at,
 	y.data = at[1];
 	switch (c->kind) {
 	case CALL_SOFTMAX:
-		k_softmax(p, isa, c->u.copy.rank, c->u.copy.dim, c->u.copy.axis, c->u.copy.below, &x, &y);
+		k_softmax(p, isa, c->u.copy.rank, c->u.copy.dim, c->u.copy.axis, c->u.copy.below, 0, &x, &y);
 		if (counts)
 			count_elements(c, &y, counts);
 		return;
