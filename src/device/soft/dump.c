@@ -72,9 +72,16 @@ static const char *operation(const soft_exe *e, const soft_call *c)
 	return c->op < 0 ? "output" : e->op_text[c->op];
 }
 
+static void add_band(str *out, const soft_call *c)
+{
+	if (c->band.width)
+		str_addf(out, " by %lld", (long long)c->band.width);
+}
+
 static void add_call(str *out, const soft_exe *e, const soft_call *c)
 {
 	add_kernel(out, c);
+	add_band(out, c);
 	str_addf(out, " | %lld flops %lld bytes %d nodes | %s\n", (long long)c->flops, (long long)c->bytes,
 		 c->nodes, operation(e, c));
 }
@@ -133,6 +140,7 @@ an_status soft_kernel(an_executable *x, int i, an_kernel *out)
 		str_init(&s, x->device->ctx);
 		str_add(&s, inner ? "  " : "");
 		add_kernel(&s, c);
+		add_band(&s, c);
 		str_addf(&s, " | %s", operation(e, c));
 		an_status status = str_status(&s);
 		if (status == AN_OK && !(c->text = arena_strdup(&x->arena, s.data)))

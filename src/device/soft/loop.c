@@ -10,31 +10,16 @@
  * result, and if what one of them writes, another reads and writes in the same iteration only.
  * Breaks: e->call[i] may be a CALL_LOOP.  Bits do not change: an iteration computes what the whole call did
  * for its part, with the same kernels. */
-#include "device/soft/soft.h"
-
-enum { AXES = GEMM_BATCH_DIMS + 2 };
-_Static_assert((int)AXES <= (int)SOFT_RANK, "a matrix has no more axes than a value");
-
-/* How a call goes through one of its operands. */
-typedef struct access {
-	int64_t size;        /* of an element */
-	bool written, whole; /* whole: scratch, of which an iteration needs all */
-	int64_t stride[SOFT_RANK];
-} access;
+#include "device/soft/loop.h"
 
 typedef struct looper {
 	soft_fn *s;
 	soft_exe *e;
 	arena *a;
 	int64_t count; /* of the loop that is tried */
-	/* by storage, in the loop that is tried: */
-	int *seen; /* number of the loop in which the rest is valid */
-	int64_t *step;
-	bool *written, *confined; /* confined: all is within one iteration's part */
-	int round;
+	parts p;       /* its iterations */
+	parts bands;   /* in one of them */
 } looper;
-
-/* ---- Calls by axis ------------------------------------------------------------------- */
 
 /* The axes over which a call could be a loop; those of batches, or of its index space. */
 static int axes_of(const soft_call *c, const int64_t **dim)
@@ -48,183 +33,13 @@ static int axes_of(const soft_call *c, const int64_t **dim)
 	}
 }
 
-/* Operand r of a call, and the length of each of its axes; axes 0 .. axes_of() come first. */
-static int operand_access(const soft_call *c, int r, access *out, int64_t *dim)
-{
-	*out = (access){.size = 1};
-	switch (c->kind) {
-	case CALL_EWISE:
-	case CALL_REDUCE: {
-		const ew_program *p = &c->u.ew.prog;
-		const bool result = r == p->noperands;
-		const ew_operand *x = result ? &c->u.ew.out : &c->u.ew.operand[r];
-		out->size = (int64_t)k_type_size(x->type);
-		out->written = result;
-		for (int i = 0; i < p->ninstr; i++)
-			out->written |= p->instr[i].op == EW_STORE && p->instr[i].dst == r;
-		for (int d = 0; d < p->rank; d++) {
-			dim[d] = p->dim[d];
-			out->stride[d] = result && c->u.ew.mask >> d & 1 ? 0 : x->stride[d];
-		}
-		return p->rank;
-	}
-	case CALL_GEMM: {
-		const k_gemm_args *g = &c->u.gemm.args;
-		const k_matrix *const operand[] = {&g->a, &g->b, &g->c, &g->bias};
-		const int n = c->u.gemm.biased ? 4 : 3;
-		if ((out->whole = r >= n))
-			return 0;
-		const k_matrix *x = operand[r];
-		out->size = (int64_t)k_type_size(x->type);
-		out->written = r == 2;
-		for (int d = 0; d < g->nbatch; d++) {
-			dim[d] = g->batch[d];
-			out->stride[d] = x->bs[d];
-		}
-		dim[g->nbatch] = r == 1 ? g->k : g->m;
-		dim[g->nbatch + 1] = r == 0 ? g->k : g->n;
-		out->stride[g->nbatch] = x->rs;
-		out->stride[g->nbatch + 1] = x->cs;
-		return g->nbatch + 2;
-	}
-	default: {
-		const ew_operand *x = r ? &c->u.copy.y : &c->u.copy.x;
-		out->size = (int64_t)k_type_size(x->type);
-		out->written = r == 1;
-		for (int d = 0; d < c->u.copy.rank; d++) {
-			dim[d] = c->u.copy.dim[d];
-			out->stride[d] = x->stride[d];
-		}
-		return c->u.copy.rank;
-	}
-	}
-}
-
-/* Whether a call sums, sorts or looks along one of its axes.  A sum's order follows its axes in memory: it is
- * sure to stay what it is only without an outermost one. */
-static bool is_bound(const soft_call *c, int axis)
-{
-	if (c->kind == CALL_EWISE || c->kind == CALL_REDUCE) {
-		const ew_program *p = &c->u.ew.prog;
-		if (p->above != p->below && (axis == p->above || axis == p->below))
-			return true;
-	}
-	if (c->kind == CALL_REDUCE) {
-		for (int r = 0; r < c->u.ew.prog.noperands; r++) {
-			const int64_t *stride = c->u.ew.operand[r].stride;
-			for (int d = 0; d < c->u.ew.prog.rank; d++)
-				if (stride[axis] && stride[d] > stride[axis])
-					return true;
-		}
-		return c->u.ew.mask >> axis & 1;
-	}
-	if (c->kind == CALL_SOFTMAX) {
-		/* it goes along rows or columns by its axis and the innermost of the others (k_softmax) */
-		int innermost = -1;
-		for (int d = 0; d < c->u.copy.rank; d++)
-			if (d != c->u.copy.axis && c->u.copy.dim[d] > 1)
-				innermost = d;
-		if (c->u.copy.below == axis || (c->u.copy.x.stride[c->u.copy.axis] != 1 && axis == innermost))
-			return true;
-	}
-	return (c->kind == CALL_SOFTMAX || c->kind == CALL_ARG) && c->u.copy.axis == axis;
-}
-
-/* The bytes that operand r touches in one iteration, from its reference on; false: strides go back. */
-static bool footprint(const soft_call *c, int r, int axis, int64_t *step, int64_t *bytes, bool *written)
-{
-	access x;
-	int64_t dim[SOFT_RANK];
-	const int rank = operand_access(c, r, &x, dim);
-	*step = 0;
-	*bytes = x.size;
-	*written = x.written;
-	for (int d = 0; d < rank; d++) {
-		if (x.stride[d] < 0)
-			return false;
-		if (d == axis)
-			*step = x.stride[d] * x.size;
-		else
-			*bytes += (dim[d] - 1) * x.stride[d] * x.size;
-	}
-	return true;
-}
-
-static bool is_whole(const soft_call *c, int r)
-{
-	access x;
-	int64_t dim[SOFT_RANK];
-	operand_access(c, r, &x, dim);
-	return x.whole;
-}
-
-/* What an operand does to its storage in an iteration. */
-typedef struct touch {
-	int64_t step;
-	bool written, confined; /* confined: all of it lies within the iteration's part */
-} touch;
-
-/* false: no iteration can have it. */
-static bool touched(const soft_call *c, int r, int axis, touch *t)
-{
-	int64_t bytes;
-	if (!footprint(c, r, axis, &t->step, &bytes, &t->written) || (t->written && t->step == 0))
-		return false;
-	t->confined = t->step > 0 && c->ref[r].offset + bytes <= t->step;
-	return true;
-}
-
-/* Two operands of one storage may meet if none is written, or both stay in their iteration's part. */
-static bool may_meet(touch a, touch b)
-{
-	return (!a.written && !b.written) || (a.confined && b.confined && a.step == b.step);
-}
-
-/* Whether call c can be an iteration's along `axis`, beside those that are in the loop already. */
-static bool agrees(looper *l, const soft_call *c, int axis)
-{
-	for (int r = 0; r < c->nrefs; r++) {
-		touch t, other;
-		const int i = c->storage[r];
-		if (is_whole(c, r))
-			continue;
-		if (!touched(c, r, axis, &t))
-			return false;
-		for (int q = 0; q < r; q++)
-			if (c->storage[q] == i && touched(c, q, axis, &other) && !may_meet(t, other))
-				return false;
-		if (l->seen[i] == l->round &&
-		    !may_meet(t, (touch){l->step[i], l->written[i], l->confined[i]}))
-			return false;
-	}
-	return true;
-}
-
-static void note(looper *l, const soft_call *c, int axis)
-{
-	for (int r = 0; r < c->nrefs; r++) {
-		touch t;
-		const int i = c->storage[r];
-		if (is_whole(c, r) || !touched(c, r, axis, &t))
-			continue;
-		if (l->seen[i] != l->round) {
-			l->seen[i] = l->round;
-			l->step[i] = t.step;
-			l->written[i] = false;
-			l->confined[i] = true;
-		}
-		l->written[i] |= t.written;
-		l->confined[i] &= t.confined && t.step == l->step[i];
-	}
-}
-
 /* The axis along which c can join the loop, -1: none.  Outer axes come first. */
 static int join(looper *l, const soft_call *c)
 {
 	const int64_t *dim = NULL;
 	const int n = axes_of(c, &dim);
 	for (int d = 0; d < n; d++)
-		if (dim[d] == l->count && !is_bound(c, d) && agrees(l, c, d))
+		if (dim[d] == l->count && !soft_is_bound(c, d, true) && soft_agrees(&l->p, c, d))
 			return d;
 	return -1;
 }
@@ -278,91 +93,222 @@ static void narrow(soft_call *c, int axis)
 	}
 }
 
+/* Gives a copy of a call its own operands. */
+static an_status own_operands(looper *l, soft_call *c)
+{
+	if (c->kind != CALL_EWISE && c->kind != CALL_REDUCE)
+		return AN_OK;
+	const size_t n = (size_t)c->u.ew.prog.noperands + 1;
+	ew_operand *operand = arena_copy(l->a, c->u.ew.operand, n * sizeof *operand);
+	if (!operand)
+		return fail_memory(l->s->ctx, 0);
+	c->u.ew.prog.operand = c->u.ew.operand = operand;
+	return AN_OK;
+}
+
 /* Of storages that only the loop touches, threads need one iteration's part each. */
 static void confine(looper *l, int first, int end)
 {
 	const soft_exe *e = l->e;
+	parts *p = &l->p;
 	const int threads = l->s->ctx->threads;
 	for (int i = 0; i < (int)l->s->nstorages; i++) {
 		soft_storage *st = &l->s->storages[i];
-		if (l->seen[i] == l->round &&
-		    (st->kind != STORE_SCRATCH || !l->written[i] || !l->confined[i]))
-			l->seen[i] = 0;
+		if (p->seen[i] == p->round &&
+		    (st->kind != STORE_SCRATCH || !p->written[i] || !p->confined[i]))
+			p->seen[i] = 0;
 	}
 	for (int i = 0; i < e->ncalls; i++)
 		for (int r = 0; (i < first || i >= end) && r < e->call[i].nrefs; r++)
-			l->seen[e->call[i].storage[r]] = 0;
+			p->seen[e->call[i].storage[r]] = 0;
 	for (int i = 0; i < (int)l->s->nstorages; i++)
 		if (l->count <= threads)
-			l->seen[i] = 0;
+			p->seen[i] = 0;
 }
 
 /* Whether call c may write operand y over operand x: both are walked through alike.  What the kernels allow,
  * kernel.h says. */
 static bool may_overwrite(const soft_call *c, int y, int x)
 {
-	access to, from;
-	int64_t dim[SOFT_RANK];
 	if ((c->kind != CALL_EWISE && c->kind != CALL_SOFTMAX) || c->ref[y].offset != c->ref[x].offset)
 		return false;
-	const int rank = operand_access(c, y, &to, dim);
-	operand_access(c, x, &from, dim);
+	const access to = soft_access(c, y), from = soft_access(c, x);
 	bool same = to.written && !from.written && to.size == from.size;
-	for (int d = 0; d < rank; d++)
-		same &= dim[d] == 1 || to.stride[d] == from.stride[d];
+	for (int d = 0; d < to.rank; d++)
+		same &= to.dim[d] == 1 || to.stride[d] == from.stride[d];
 	for (int r = 0; r < c->nrefs && same && r != x; r++)
 		same = c->storage[r] != c->storage[x]; /* it is not read in another way too */
 	return same;
 }
 
-/* What threads have for themselves, and kernels' scratch, goes into one block per thread, in which it lives
- * from the first call of an iteration that touches it to the last.  Results take the place of operands that
- * nothing reads afterwards, so an iteration needs less of the caches. */
-static an_status pack_private(looper *l, soft_call *loop)
+/* A range of the memory that threads have for themselves; at.first and last are calls of the iteration. */
+typedef struct private_range {
+	soft_storage at;
+	bool scratch; /* it holds nothing between calls */
+	int64_t row;  /* bytes of a row, if each band has its part for itself; else 0 */
+} private_range;
+
+/* The memory of a loop while it is laid out. */
+typedef struct layout {
+	soft_fn *s;
+	soft_call *loop;
+	private_range *range; /* from 1 on */
+	int ranges;
+	int *of;        /* by storage; 0: none */
+	bool *confined; /* by reference of the loop: a band touches its part only */
+} layout;
+
+static private_range *range_of(const layout *m, int ref)
 {
-	soft_fn *s = l->s;
-	const size_t n = (size_t)loop->nrefs + 1;
-	soft_storage *slot = arena_array(s->tmp, n, sizeof *slot);
-	soft_storage **live = arena_array(s->tmp, n, sizeof *live);
-	int *slot_of = arena_array(s->tmp, s->nstorages + 1, sizeof *slot_of); /* from 1 on; 0: none */
-	if (!slot || !live || !slot_of)
-		return fail_memory(s->ctx, 0);
-	int slots = 0, nlive = 0, block = -1;
+	return m->loop->u.loop.by_worker[ref] ? &m->range[m->of[m->loop->storage[ref]]] : NULL;
+}
+
+static void find_ranges(layout *m)
+{
+	soft_call *loop = m->loop;
 	for (int j = 0, k = 0; j < loop->u.loop.n; j++)
 		for (int r = 0; r < loop->u.loop.call[j].nrefs; r++, k++) {
 			const int i = loop->storage[k];
 			if (!loop->u.loop.by_worker[k])
 				continue;
-			if (!slot_of[i]) {
-				slot_of[i] = ++slots;
-				slot[slots] = (soft_storage){.bytes = loop->u.loop.step[k], .first = j};
-				block = block < 0 ? i : block;
+			if (!m->of[i]) {
+				m->of[i] = ++m->ranges;
+				m->range[m->ranges] =
+				    (private_range){.at = {.bytes = loop->u.loop.step[k], .first = j},
+						    .scratch = soft_access(&loop->u.loop.call[j], r).whole};
 			}
-			slot[slot_of[i]].last = j;
+			m->range[m->of[i]].at.last = j;
 		}
-	for (int j = 0; j < loop->u.loop.n; j++) {
-		const soft_call *c = &loop->u.loop.call[j];
+}
+
+/* Calls that go band by band from call `first` on: one after the last. */
+static int section_end(const soft_call *call, int first) { return first + MAX(call[first].band.calls, 1); }
+
+static int count_refs(const soft_call *call, int first, int end)
+{
+	int refs = 0;
+	for (int j = first; j < end; j++)
+		refs += call[j].nrefs;
+	return refs;
+}
+
+/* Whether every band touches its own part of a range only, in references [first, end). */
+static bool is_own(const layout *m, const private_range *x, int first, int end)
+{
+	for (int k = first; k < end; k++)
+		if (range_of(m, k) == x && !m->confined[k])
+			return false;
+	return true;
+}
+
+/* Results take the place of operands that nothing reads afterwards, neither this band nor others, so an
+ * iteration needs less of the caches. */
+static void overwrite_operands(layout *m)
+{
+	const soft_call *call = m->loop->u.loop.call;
+	int end = 0, section_refs = 0, end_refs = 0; /* of the section, or of the call that is in none */
+	for (int j = 0; j < m->loop->u.loop.n; j++) {
+		const soft_call *c = &call[j];
+		if (j == end) {
+			end = section_end(call, j);
+			section_refs = end_refs;
+			end_refs += count_refs(call, j, end);
+		}
 		for (int y = 0; y < c->nrefs; y++)
 			for (int x = 0; x < c->nrefs; x++) {
-				const int into = slot_of[c->storage[x]], from = slot_of[c->storage[y]];
-				if (!into || !from || into == from || slot[from].first != j ||
-				    slot[from].last == j || slot[into].last != j ||
-				    slot[into].bytes != slot[from].bytes || !may_overwrite(c, y, x))
+				const int i = m->of[c->storage[x]], other = m->of[c->storage[y]];
+				soft_storage *into = &m->range[i].at, *from = &m->range[other].at;
+				if (!i || !other || i == other || from->first != j || from->last == j ||
+				    into->last != j || into->bytes != from->bytes || !may_overwrite(c, y, x))
 					continue;
-				slot[into].last = slot[from].last;
-				slot[from].bytes = 0;
-				slot_of[c->storage[y]] = into;
+				if (c->band.length && !is_own(m, &m->range[i], section_refs, end_refs))
+					continue;
+				into->last = from->last;
+				from->bytes = 0;
+				m->of[c->storage[y]] = i;
 			}
 	}
-	for (int i = 1; i <= slots; i++)
-		if (slot[i].bytes)
-			live[nlive++] = &slot[i];
+}
+
+/* Scratch of a product when it goes by bands. */
+static int64_t scratch_of(const soft_call *c)
+{
+	k_gemm_args g = c->u.gemm.args;
+	int64_t *const dim = c->band.axis == g.nbatch + AXIS_M ? &g.m : &g.n, rest = *dim % c->band.width;
+	*dim = c->band.width;
+	const size_t most = k_gemm_scratch(c->u.gemm.row, &g, 1);
+	*dim = rest;
+	return (int64_t)(rest ? MAX(most, k_gemm_scratch(c->u.gemm.row, &g, 1)) : most);
+}
+
+/* Calls [first, end), whose references begin with the k-th, go band by band: they all touch memory as long as
+ * any does.  What nothing else touches, and they in their own part only, is needed for one band. */
+static void cut_into_bands(layout *m, int first, int end, int k)
+{
+	soft_call *call = m->loop->u.loop.call;
+	int64_t *step = m->loop->u.loop.band_step, row_bytes = 0;
+	const int refs = count_refs(call, first, end);
+	for (int i = 1; i <= m->ranges; i++) {
+		private_range *x = &m->range[i];
+		bool touched = false, own = x->at.first >= first && x->at.last < end;
+		x->row = 0;
+		for (int q = k; q < k + refs; q++) {
+			if (range_of(m, q) != x)
+				continue;
+			own &= m->confined[q] && (!touched || step[q] == x->row);
+			x->row = step[q];
+			touched = true;
+		}
+		row_bytes += x->row;
+		if (touched && !x->scratch) {
+			x->at.first = MIN(x->at.first, first);
+			x->at.last = MAX(x->at.last, end - 1);
+		}
+		x->row = own ? x->row : 0;
+	}
+	const int64_t width = MIN(soft_band_width(m->s, row_bytes), call[first].band.length);
+	for (int j = first; j < end; j++) {
+		call[j].band.width = width;
+		for (int r = 0; r < call[j].nrefs; r++, k++) {
+			private_range *x = range_of(m, k);
+			if (x && x->scratch)
+				x->at.bytes = scratch_of(&call[j]);
+			if (x && x->row)
+				x->at.bytes = x->row * width;
+			step[k] = x && x->row ? 0 : step[k] * width;
+		}
+	}
+}
+
+/* What threads have for themselves, and kernels' scratch, goes into one block per thread, in which it lives
+ * from the first call of an iteration that touches it to the last. */
+static an_status pack_private(soft_fn *s, soft_call *loop, bool *confined)
+{
+	const size_t n = (size_t)loop->nrefs + 1;
+	layout m = {.s = s,
+		    .loop = loop,
+		    .range = arena_array(s->tmp, n, sizeof *m.range),
+		    .of = arena_array(s->tmp, s->nstorages + 1, sizeof *m.of),
+		    .confined = confined};
+	soft_storage **live = arena_array(s->tmp, n, sizeof *live);
+	if (!m.range || !m.of || !live)
+		return fail_memory(s->ctx, 0);
+	find_ranges(&m);
+	overwrite_operands(&m);
+	for (int j = 0, k = 0; j < loop->u.loop.n; k += loop->u.loop.call[j++].nrefs)
+		if (loop->u.loop.call[j].band.calls)
+			cut_into_bands(&m, j, section_end(loop->u.loop.call, j), k);
+	int nlive = 0, block = -1;
+	for (int i = 1; i <= m.ranges; i++)
+		if (m.range[i].at.bytes)
+			live[nlive++] = &m.range[i].at;
 	int64_t end, sum;
 	TRY(soft_place_ranges(s, live, nlive, &end, &sum));
 	for (int k = 0; k < loop->nrefs; k++)
 		if (loop->u.loop.by_worker[k]) {
-			loop->ref[k].offset += slot[slot_of[loop->storage[k]]].offset;
+			loop->ref[k].offset += range_of(&m, k)->at.offset;
 			loop->u.loop.step[k] = end;
+			block = block < 0 ? loop->storage[k] : block;
 		}
 	for (int k = 0; k < loop->nrefs; k++)
 		if (loop->u.loop.by_worker[k])
@@ -378,53 +324,60 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 	soft_exe *e = l->e;
 	const int n = end - first;
 	soft_call loop = {.kind = CALL_LOOP};
-	loop.u.loop.count = l->count;
-	loop.u.loop.n = n;
-	loop.u.loop.call = arena_copy(l->a, &e->call[first], (size_t)n * sizeof(soft_call));
-	int refs = 0;
-	for (int i = first; i < end; i++)
-		refs += e->call[i].nrefs;
+	soft_call *call = arena_copy(l->a, &e->call[first], (size_t)n * sizeof *call);
+	int *from = arena_array(l->s->tmp, (size_t)n, sizeof *from);
+	const int refs = count_refs(e->call, first, end);
 	loop.ref = arena_array(l->a, (size_t)refs, sizeof *loop.ref);
 	loop.storage = arena_array(l->a, (size_t)refs, sizeof *loop.storage);
 	loop.u.loop.step = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.step);
 	loop.u.loop.by_worker = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.by_worker);
-	if (!loop.u.loop.call || !loop.ref || !loop.storage || !loop.u.loop.step || !loop.u.loop.by_worker)
+	loop.u.loop.band_step = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.band_step);
+	bool *confined = arena_array(l->s->tmp, (size_t)refs, sizeof *confined);
+	if (!call || !from || !loop.ref || !loop.storage || !loop.u.loop.step || !loop.u.loop.by_worker ||
+	    !loop.u.loop.band_step || !confined)
 		return fail_memory(l->s->ctx, 0);
 	confine(l, first, end);
 	for (int i = 0; i < n; i++) {
-		soft_call *c = &loop.u.loop.call[i];
+		TRY(own_operands(l, &call[i]));
+		narrow(&call[i], axis[i]);
+		call[i].flops /= l->count; /* of one iteration */
+		call[i].bytes /= l->count;
+	}
+	TRY(soft_find_bands(l->s, call, n, &l->p, &l->bands, from));
+	for (int i = 0; i < n; i++) {
+		const soft_call *c = &e->call[first + from[i]];
 		for (int r = 0; r < c->nrefs; r++) {
 			const int at = loop.nrefs++;
-			int64_t bytes;
-			bool written;
+			touch t;
 			loop.ref[at] = c->ref[r];
 			loop.storage[at] = c->storage[r];
-			if (is_whole(c, r)) {
-				soft_call narrower = *c;
-				narrow(&narrower, axis[i]); /* may want more than all batches at once */
+			if (soft_access(c, r).whole) { /* an iteration may want more than all at once */
 				loop.u.loop.step[at] =
-				    (int64_t)k_gemm_scratch(c->u.gemm.row, &narrower.u.gemm.args, 1);
+				    (int64_t)k_gemm_scratch(c->u.gemm.row, &call[i].u.gemm.args, 1);
 				loop.u.loop.by_worker[at] = true;
 				continue;
 			}
-			footprint(c, r, axis[i], &loop.u.loop.step[at], &bytes, &written);
-			if (l->seen[c->storage[r]] == l->round) {
-				loop.u.loop.step[at] = l->step[c->storage[r]];
+			soft_touched(c, r, axis[from[i]], &t);
+			loop.u.loop.step[at] = t.step;
+			if (l->p.seen[c->storage[r]] == l->p.round) {
+				loop.u.loop.step[at] = l->p.step[c->storage[r]];
 				loop.u.loop.by_worker[at] = true;
 			}
+			if (call[i].band.length) {
+				soft_touched(&call[i], r, call[i].band.axis, &t);
+				loop.u.loop.band_step[at] = t.step;
+				confined[at] = t.confined;
+			}
 		}
-		loop.op = c->op;
 		loop.nodes += c->nodes;
 		loop.flops += c->flops;
 		loop.bytes += c->bytes;
 	}
-	for (int i = 0; i < n; i++) {
-		soft_call *c = &loop.u.loop.call[i];
-		narrow(c, axis[i]);
-		c->flops /= l->count; /* of one iteration */
-		c->bytes /= l->count;
-	}
-	TRY(pack_private(l, &loop));
+	loop.op = e->call[end - 1].op;
+	loop.u.loop.count = l->count;
+	loop.u.loop.n = n;
+	loop.u.loop.call = call;
+	TRY(pack_private(l->s, &loop, confined));
 	e->call[first] = loop;
 	memmove(&e->call[first + 1], &e->call[end], (size_t)(e->ncalls - end) * sizeof *e->call);
 	e->ncalls -= n - 1;
@@ -446,17 +399,17 @@ static an_status loop_around(looper *l, int seed, int *axis, int *next)
 	    !balanced(dim[0], l->s->ctx->threads) || c->flops / dim[0] < l->s->dev->loop_flops)
 		return AN_OK;
 	l->count = dim[0];
-	l->round++;
+	l->p.round++;
 	if ((axis[seed] = join(l, c)) < 0)
 		return AN_OK;
-	note(l, c, axis[seed]);
+	soft_note(&l->p, c, axis[seed]);
 	while (end < e->ncalls && (axis[end] = join(l, &e->call[end])) >= 0) {
-		note(l, &e->call[end], axis[end]);
+		soft_note(&l->p, &e->call[end], axis[end]);
 		end++;
 	}
 	while (first > e->nearly && (axis[first - 1] = join(l, &e->call[first - 1])) >= 0) {
 		first--;
-		note(l, &e->call[first], axis[first]);
+		soft_note(&l->p, &e->call[first], axis[first]);
 	}
 	*next = end;
 	if (end - first == 1)
@@ -467,15 +420,11 @@ static an_status loop_around(looper *l, int seed, int *axis, int *next)
 
 an_status soft_loop(soft_fn *s, soft_exe *e, arena *a)
 {
-	looper l = {.s = s,
-		    .e = e,
-		    .a = a,
-		    .seen = arena_array(s->tmp, s->nstorages + 1, sizeof(int)),
-		    .step = arena_array(s->tmp, s->nstorages + 1, sizeof(int64_t)),
-		    .written = arena_array(s->tmp, s->nstorages + 1, sizeof(bool)),
-		    .confined = arena_array(s->tmp, s->nstorages + 1, sizeof(bool))};
+	looper l = {.s = s, .e = e, .a = a};
 	int *axis = arena_array(s->tmp, (size_t)e->ncalls + 1, sizeof *axis);
-	if (!l.seen || !l.step || !l.written || !l.confined || !axis)
+	TRY(soft_parts_new(s, &l.p));
+	TRY(soft_parts_new(s, &l.bands));
+	if (!axis)
 		return fail_memory(s->ctx, 0);
 	for (int i = e->nearly; i < e->ncalls && !s->dev->no_fusion;)
 		TRY(loop_around(&l, i, axis, &i));

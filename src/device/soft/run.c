@@ -1,5 +1,5 @@
 /* Running an executable: addresses are filled in, then one kernel after the other. */
-#include "device/soft/soft.h"
+#include "device/soft/loop.h"
 
 /* ---- What no fast kernel does -------------------------------------------------------- */
 
@@ -30,10 +30,10 @@ static char *element(const ew_operand *x, int rank, const int64_t *at)
 }
 
 /* The first of equal elements wins; a NaN counts as larger and smaller than any number. */
-static void index_of_extreme(const soft_call *c, const ew_operand *from, const ew_operand *to)
+static void index_of_extreme(const soft_call *c, const int64_t *dim, const ew_operand *from,
+			     const ew_operand *to)
 {
 	int rank = c->u.copy.rank, axis = c->u.copy.axis;
-	const int64_t *dim = c->u.copy.dim;
 	int64_t at[SOFT_RANK] = {0};
 	do {
 		double best = 0;
@@ -56,27 +56,59 @@ static void index_of_extreme(const soft_call *c, const ew_operand *from, const e
 }
 
 /* Softmax: what it returns is in [0, 1], so there is only its size to tell. */
-static void count_elements(const soft_call *c, const ew_operand *y, k_counts *to)
+static void count_elements(int rank, const int64_t *dim, const ew_operand *y, k_counts *to)
 {
-	int rank = c->u.copy.rank;
 	int64_t at[SOFT_RANK] = {0};
 	do {
 		double v = load_float(y->type, element(y, rank, at));
 		to->results++;
 		if (v > (double)to->largest) /* not NaN */
 			to->largest = (float)v;
-	} while (step(rank, c->u.copy.dim, ~0u, at));
+	} while (step(rank, dim, ~0u, at));
 }
 
 /* ---- Calls ---------------------------------------------------------------------------- */
 
+/* The part of a call that is run: all, or a band of its axis. */
+typedef struct band {
+	int64_t first, count;
+} band;
+
+/* c's program for a band: a triangle lies further down than in the first. */
+static ew_program program_of(const soft_call *c, band b)
+{
+	ew_program p = c->u.ew.prog;
+	if (c->band.width) {
+		p.dim[c->band.axis] = b.count;
+		p.shift += c->band.axis == p.below ? b.first : 0;
+	}
+	return p;
+}
+
+static k_gemm_args product_of(const soft_call *c, band b)
+{
+	k_gemm_args g = c->u.gemm.args;
+	if (c->band.width && c->band.axis == g.nbatch + AXIS_M) {
+		g.m = b.count;
+		g.diagonal_a += b.first;
+		g.diagonal_c += b.first;
+	} else if (c->band.width && c->band.axis == g.nbatch + AXIS_N) {
+		g.n = b.count;
+		g.diagonal_b -= b.first;
+		g.diagonal_c -= b.first;
+	} else if (c->band.width) {
+		g.batch[c->band.axis] = b.count;
+	}
+	return g;
+}
+
 /* at: the address of each of its operands. */
-static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at, k_counts *counts)
+static void run_call(pool *p, uint32_t isa, const soft_call *c, band b, void *const *at, k_counts *counts)
 {
 	switch (c->kind) {
 	case CALL_EWISE:
 	case CALL_REDUCE: {
-		ew_program prog = c->u.ew.prog;
+		ew_program prog = program_of(c, b);
 		ew_operand operand[EW_MAX_OPERANDS], out = c->u.ew.out;
 		for (int i = 0; i < prog.noperands; i++) {
 			operand[i] = c->u.ew.operand[i];
@@ -93,7 +125,7 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at,
 		return;
 	}
 	case CALL_GEMM: {
-		k_gemm_args g = c->u.gemm.args;
+		k_gemm_args g = product_of(c, b);
 		g.a.data = at[0];
 		g.b.data = at[1];
 		g.c.data = at[2];
@@ -108,19 +140,23 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, void *const *at,
 	default: break;
 	}
 	ew_operand x = c->u.copy.x, y = c->u.copy.y;
+	int64_t dim[SOFT_RANK];
+	memcpy(dim, c->u.copy.dim, sizeof dim);
+	if (c->band.width)
+		dim[c->band.axis] = b.count;
 	x.data = at[0];
 	y.data = at[1];
 	switch (c->kind) {
 	case CALL_SOFTMAX:
-		k_softmax(p, isa, c->u.copy.rank, c->u.copy.dim, c->u.copy.axis, c->u.copy.below, 0, &x, &y);
+		k_softmax(p, isa, c->u.copy.rank, dim, c->u.copy.axis, c->u.copy.below,
+			  c->band.width && c->band.axis == c->u.copy.below ? b.first : 0, &x, &y);
 		if (counts)
-			count_elements(c, &y, counts);
+			count_elements(c->u.copy.rank, dim, &y, counts);
 		return;
 	case CALL_COPY:
-		k_copy_strided(p, k_type_size(x.type), c->u.copy.rank, c->u.copy.dim, at[1], y.stride, at[0],
-			       x.stride);
+		k_copy_strided(p, k_type_size(x.type), c->u.copy.rank, dim, at[1], y.stride, at[0], x.stride);
 		return;
-	default: index_of_extreme(c, &x, &y);
+	default: index_of_extreme(c, dim, &x, &y);
 	}
 }
 
@@ -137,36 +173,58 @@ typedef struct loop_run {
 	bool timing;
 } loop_run;
 
-static void add_time(soft_call *c, double began)
+static void add_time(soft_call *c, band b, double began)
 {
 	__atomic_fetch_add(&c->nanoseconds, (int64_t)(1e9 * (seconds_now() - began)), __ATOMIC_RELAXED);
-	__atomic_fetch_add(&c->runs, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&c->runs, b.first == 0, __ATOMIC_RELAXED);
 }
 
-static void run_counted(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts);
+static void run_counted(pool *p, uint32_t isa, const soft_call *c, band b, void *const *at,
+			an_counts *counts);
 
-static void count_or_run(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts)
+static void count_or_run(pool *p, uint32_t isa, const soft_call *c, band b, void *const *at,
+			 an_counts *counts)
 {
 	if (counts)
-		run_counted(p, isa, c, at, counts);
+		run_counted(p, isa, c, b, at, counts);
 	else
-		run_call(p, isa, c, at, NULL);
+		run_call(p, isa, c, b, at, NULL);
+}
+
+/* Calls [j, end) of iteration i, whose references begin with the k-th; returns where they end. */
+static int run_band(const loop_run *run, int64_t i, int worker, int j, int end, band b, int k)
+{
+	const soft_call *loop = run->loop;
+	for (; j < end; j++) {
+		soft_call *c = &loop->u.loop.call[j];
+		const int64_t bands = c->band.width ? b.first / c->band.width : 0;
+		double began = run->timing ? seconds_now() : 0;
+		void *at[EW_MAX_OPERANDS + 1];
+		for (int r = 0; r < c->nrefs; r++, k++)
+			at[r] = (char *)address(run->e, &loop->ref[k]) +
+				loop->u.loop.step[k] * (loop->u.loop.by_worker[k] ? worker : i) +
+				loop->u.loop.band_step[k] * bands;
+		count_or_run(run->p, run->isa, c, b, at, run->counts);
+		if (run->timing)
+			add_time(c, b, began);
+	}
+	return k;
 }
 
 static void loop_item(void *arg, int64_t i, int worker)
 {
 	const loop_run *run = arg;
-	const soft_call *loop = run->loop;
-	for (int j = 0, k = 0; j < loop->u.loop.n; j++) {
-		soft_call *c = &loop->u.loop.call[j];
-		double began = run->timing ? seconds_now() : 0;
-		void *at[EW_MAX_OPERANDS + 1];
-		for (int r = 0; r < c->nrefs; r++, k++)
-			at[r] = (char *)address(run->e, &loop->ref[k]) +
-				loop->u.loop.step[k] * (loop->u.loop.by_worker[k] ? worker : i);
-		count_or_run(run->p, run->isa, c, at, run->counts);
-		if (run->timing)
-			add_time(c, began);
+	const soft_call *call = run->loop->u.loop.call;
+	for (int j = 0, k = 0, end; j < run->loop->u.loop.n; j = end) {
+		const soft_band *s = &call[j].band;
+		const int refs = k;
+		end = j + MAX(s->calls, 1);
+		band b = {0, s->width};
+		do {
+			b.count = MIN(s->length - b.first, s->width);
+			k = run_band(run, i, worker, j, end, b, refs);
+			b.first += s->width;
+		} while (b.first < s->length);
 	}
 }
 
@@ -190,10 +248,10 @@ static void add_counts(an_counts *to, const k_counts *c)
 }
 
 /* Runs a call and adds what its operations did to `counts`. */
-static void run_counted(pool *p, uint32_t isa, const soft_call *c, void *const *at, an_counts *counts)
+static void run_counted(pool *p, uint32_t isa, const soft_call *c, band b, void *const *at, an_counts *counts)
 {
 	k_counts part[CODE_INSTRS + 1] = {{0}};
-	run_call(p, isa, c, at, part);
+	run_call(p, isa, c, b, at, part);
 	if (c->kind != CALL_EWISE && c->kind != CALL_REDUCE) {
 		if (c->op >= 0)
 			add_counts(&counts[c->op], part);
@@ -218,9 +276,9 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 		if (c->kind == CALL_LOOP)
 			run_loop(p, d, e, c, counts);
 		else
-			count_or_run(p, d->ctx->isa, c, at, counts);
+			count_or_run(p, d->ctx->isa, c, (band){0}, at, counts);
 		if (d->timing)
-			add_time(c, began);
+			add_time(c, (band){0}, began);
 	}
 }
 

@@ -12,6 +12,7 @@ static an_status soft_open(an_device *d, const an_device_options *opt)
 		return s;
 	}
 	dev->loop_flops = 1 << 20;
+	dev->band_bytes = 512 << 10; /* half of a small second-level cache */
 	d->numerics = &dev->numerics;
 	d->info.numerics = dev->numerics.name;
 	d->impl = dev;

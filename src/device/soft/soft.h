@@ -11,6 +11,8 @@
  *   code.c   the instructions of a group
  *   emit.c   groups -> kernel calls
  *   loop.c   calls that go through the same heads become a loop over heads
+ *   band.c   of these, calls that go through the same rows do so band by band
+ *   axis.c   how calls go through their operands, for both
  *   plan.c   offsets of everything that lives only during a call, in one block
  *   run.c    addresses are filled in, kernels run
  *   dump.c   the list as text
@@ -174,6 +176,13 @@ typedef enum call_kind {
 	CALL_LOOP /* of calls without their own ref and storage */
 } call_kind;
 
+/* In an iteration of a loop: calls that go band by band through an axis that they share. */
+typedef struct soft_band {
+	int calls;             /* of the first of them: how many follow each other in each band; else 0 */
+	int axis;              /* as in loop.h */
+	int64_t length, width; /* of the axis; of a band, 0: the call is in no section */
+} soft_band;
+
 typedef struct soft_call {
 	call_kind kind;
 	int op;                    /* MIL operation of its last node */
@@ -181,7 +190,8 @@ typedef struct soft_call {
 	int64_t flops;             /* contractions: 2*M*N*K */
 	int64_t bytes;             /* read and written at least once */
 	int64_t nanoseconds, runs; /* timed; of calls in a loop those of all threads together */
-	const char *text;          /* for profiles; NULL: not asked for yet */
+	soft_band band;
+	const char *text; /* for profiles; NULL: not asked for yet */
 	int nrefs;
 	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, bias if any, scratch */
 	int *storage;  /* of each ref */
@@ -211,8 +221,9 @@ typedef struct soft_call {
 			int64_t count; /* iterations, in any order, each on one thread */
 			int n;
 			struct soft_call *call;
-			int64_t *step;   /* by ref: bytes from one iteration to the next, or, */
-			bool *by_worker; /* where this is true, from one thread to the next */
+			int64_t *step;      /* by ref: bytes from one iteration to the next, or, */
+			bool *by_worker;    /* where this is true, from one thread to the next */
+			int64_t *band_step; /* by ref: bytes from one band to the next */
 		} loop;
 	} u;
 } soft_call;
@@ -242,6 +253,7 @@ typedef struct soft_device {
 	size_t stage_size;  /* outputs that are bound over inputs */
 	bool no_fusion;     /* for tests: every node is its own call */
 	int64_t loop_flops; /* an iteration of a loop is worth its calls from so many FLOPs on; tests set 0 */
+	int64_t band_bytes; /* what calls in a loop share is cut into bands of so many bytes; tests set 0 */
 	an_status status;   /* of the last run */
 } soft_device;
 

@@ -1,0 +1,159 @@
+/* How calls go through their operands. */
+#include "device/soft/loop.h"
+
+access soft_access(const soft_call *c, int r)
+{
+	access x = {.size = 1};
+	switch (c->kind) {
+	case CALL_EWISE:
+	case CALL_REDUCE: {
+		const ew_program *p = &c->u.ew.prog;
+		const bool result = r == p->noperands;
+		const ew_operand *o = result ? &c->u.ew.out : &c->u.ew.operand[r];
+		x.size = (int64_t)k_type_size(o->type);
+		x.written = result;
+		for (int i = 0; i < p->ninstr; i++)
+			x.written |= p->instr[i].op == EW_STORE && p->instr[i].dst == r;
+		x.rank = p->rank;
+		for (int d = 0; d < x.rank; d++) {
+			x.dim[d] = p->dim[d];
+			x.stride[d] = result && c->u.ew.mask >> d & 1 ? 0 : o->stride[d];
+		}
+		return x;
+	}
+	case CALL_GEMM: {
+		const k_gemm_args *g = &c->u.gemm.args;
+		const k_matrix *const operand[] = {&g->a, &g->b, &g->c, &g->bias};
+		const int n = c->u.gemm.biased ? 4 : 3;
+		if ((x.whole = r >= n))
+			return x;
+		const k_matrix *o = operand[r];
+		x.size = (int64_t)k_type_size(o->type);
+		x.written = r == 2;
+		x.rank = g->nbatch + AXIS_COUNT;
+		for (int d = 0; d < g->nbatch; d++) {
+			x.dim[d] = g->batch[d];
+			x.stride[d] = o->bs[d];
+		}
+		const int64_t dim[] = {g->m, g->n, g->k};
+		const int row = r == 1 ? AXIS_K : AXIS_M, column = r == 0 ? AXIS_K : AXIS_N;
+		memcpy(x.dim + g->nbatch, dim, sizeof dim);
+		x.stride[g->nbatch + row] = o->rs;
+		x.stride[g->nbatch + column] = o->cs;
+		return x;
+	}
+	default: {
+		const ew_operand *o = r ? &c->u.copy.y : &c->u.copy.x;
+		x.size = (int64_t)k_type_size(o->type);
+		x.written = r == 1;
+		x.rank = c->u.copy.rank;
+		for (int d = 0; d < x.rank; d++) {
+			x.dim[d] = c->u.copy.dim[d];
+			x.stride[d] = o->stride[d];
+		}
+		return x;
+	}
+	}
+}
+
+bool soft_is_bound(const soft_call *c, int axis, bool whole)
+{
+	switch (c->kind) {
+	case CALL_EWISE:
+	case CALL_REDUCE: {
+		const ew_program *p = &c->u.ew.prog;
+		if (p->above != p->below && (axis == p->above || (whole && axis == p->below)))
+			return true;
+		if (c->kind == CALL_EWISE)
+			return false;
+		for (int r = 0; r < p->noperands; r++) {
+			const int64_t *stride = c->u.ew.operand[r].stride;
+			for (int d = 0; d < p->rank; d++)
+				if (stride[axis] && stride[d] > stride[axis])
+					return true;
+		}
+		return c->u.ew.mask >> axis & 1;
+	}
+	case CALL_GEMM: return axis == c->u.gemm.args.nbatch + AXIS_K;
+	case CALL_SOFTMAX: {
+		/* it goes along rows or columns by its axis and the innermost of the others (k_softmax) */
+		int innermost = -1;
+		for (int d = 0; d < c->u.copy.rank; d++)
+			if (d != c->u.copy.axis && c->u.copy.dim[d] > 1)
+				innermost = d;
+		return c->u.copy.axis == axis || (whole && c->u.copy.below == axis) ||
+		       (c->u.copy.x.stride[c->u.copy.axis] != 1 && axis == innermost);
+	}
+	case CALL_ARG: return c->u.copy.axis == axis;
+	default: return false;
+	}
+}
+
+bool soft_touched(const soft_call *c, int r, int axis, touch *t)
+{
+	const access x = soft_access(c, r);
+	*t = (touch){.bytes = x.size, .written = x.written};
+	for (int d = 0; d < x.rank; d++) {
+		if (x.stride[d] < 0)
+			return false;
+		if (d == axis)
+			t->step = x.stride[d] * x.size;
+		else
+			t->bytes += (x.dim[d] - 1) * x.stride[d] * x.size;
+	}
+	t->confined = t->step > 0 && c->ref[r].offset + t->bytes <= t->step;
+	return !t->written || t->step > 0;
+}
+
+/* Two operands of one storage may meet if none is written, or both stay in their part. */
+static bool may_meet(touch a, touch b)
+{
+	return (!a.written && !b.written) || (a.confined && b.confined && a.step == b.step);
+}
+
+bool soft_agrees(const parts *p, const soft_call *c, int axis)
+{
+	for (int r = 0; r < c->nrefs; r++) {
+		touch t, other;
+		const int i = c->storage[r];
+		if (soft_access(c, r).whole)
+			continue;
+		if (!soft_touched(c, r, axis, &t))
+			return false;
+		for (int q = 0; q < r; q++)
+			if (c->storage[q] == i && soft_touched(c, q, axis, &other) && !may_meet(t, other))
+				return false;
+		other = (touch){.step = p->step[i], .written = p->written[i], .confined = p->confined[i]};
+		if (p->seen[i] == p->round && !may_meet(t, other))
+			return false;
+	}
+	return true;
+}
+
+void soft_note(parts *p, const soft_call *c, int axis)
+{
+	for (int r = 0; r < c->nrefs; r++) {
+		touch t;
+		const int i = c->storage[r];
+		if (soft_access(c, r).whole || !soft_touched(c, r, axis, &t))
+			continue;
+		if (p->seen[i] != p->round) {
+			p->seen[i] = p->round;
+			p->step[i] = t.step;
+			p->written[i] = false;
+			p->confined[i] = true;
+		}
+		p->written[i] |= t.written;
+		p->confined[i] &= t.confined && t.step == p->step[i];
+	}
+}
+
+an_status soft_parts_new(soft_fn *s, parts *p)
+{
+	const size_t n = s->nstorages + 1;
+	*p = (parts){.seen = arena_array(s->tmp, n, sizeof *p->seen),
+		     .step = arena_array(s->tmp, n, sizeof *p->step),
+		     .written = arena_array(s->tmp, n, sizeof *p->written),
+		     .confined = arena_array(s->tmp, n, sizeof *p->confined)};
+	return p->seen && p->step && p->written && p->confined ? AN_OK : fail_memory(s->ctx, 0);
+}

@@ -1,0 +1,52 @@
+/* What loop.c and band.c share: how calls go through their operands, axis by axis (axis.c). */
+#ifndef DEVICE_SOFT_LOOP_H
+#define DEVICE_SOFT_LOOP_H
+
+#include "device/soft/soft.h"
+
+/* How a call goes through one of its operands, along the axes of the call: those of its index space, or of
+ * its batches, and then rows, columns and products (AXIS_*). */
+typedef struct access {
+	int64_t size;        /* of an element */
+	bool written, whole; /* whole: scratch, of which all is needed */
+	int rank;
+	int64_t dim[SOFT_RANK], stride[SOFT_RANK];
+} access;
+/* Axes of a product after those of its batches. */
+enum { AXIS_M, AXIS_N, AXIS_K, AXIS_COUNT };
+_Static_assert(GEMM_BATCH_DIMS + (int)AXIS_COUNT <= (int)SOFT_RANK, "a product has no more axes than a value");
+
+access soft_access(const soft_call *c, int r);
+/* Whether a call sums, sorts or looks along one of its axes, so that it cannot go through it part by part;
+ * `whole`: so that it cannot be without it.  A sum's order follows its axes in memory: it is sure to stay what
+ * it is only without an outermost one. */
+bool soft_is_bound(const soft_call *c, int axis, bool whole);
+
+/* Calls that are tried for what they can do part by part: what they do to storages, by storage. */
+typedef struct parts {
+	int *seen; /* number of the round in which the rest is valid */
+	int64_t *step;
+	bool *written, *confined; /* confined: all is within one part */
+	int round;
+} parts;
+
+an_status soft_parts_new(soft_fn *s, parts *p);
+/* What operand r of a call does to its storage in a part: an index of `axis`. */
+typedef struct touch {
+	int64_t step, bytes; /* from one part to the next; touched in one, from the reference on */
+	bool written, confined;
+} touch;
+/* false: no part can have it. */
+bool soft_touched(const soft_call *c, int r, int axis, touch *t);
+/* Whether call c can go part by part along `axis` beside those that were noted in this round. */
+bool soft_agrees(const parts *p, const soft_call *c, int axis);
+void soft_note(parts *p, const soft_call *c, int axis);
+
+/* band.c: finds the sections among the n calls of an iteration, sets their `band` but for the width, and puts
+ * the calls of each side by side; from[i] becomes the place that call i had.  `iteration` has the storages of
+ * which a thread has its own part, p is for trying. */
+an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *iteration, parts *p, int *from);
+/* How many rows make a band of what takes so many bytes for each. */
+int64_t soft_band_width(const soft_fn *s, int64_t bytes_per_row);
+
+#endif
