@@ -3,8 +3,8 @@
  *
  * At 2048 tokens one head's scores take 8 MB: they leave the second-level cache between the call that makes
  * them and the one that reads them.  Of a section each call does a band of rows, then each the next band, and
- * what lives within it is as large as a band.  A product that sums over these rows, as that for the gradient of
- * the values, needs them all: it stays outside, after the section.
+ * what lives within it is as large as a band.  A product that sums over these rows, as that for the gradient
+ * of the values, needs them all: it stays outside, after the section.
  *
  * Requires: the calls of one iteration, in their order.  Calls form a section if each has an axis of its
  * length through which it can go part by part, and what one writes, another reads in the same part only.

@@ -192,39 +192,52 @@ static int count_refs(const soft_call *call, int first, int end)
 	return refs;
 }
 
-/* Whether every band touches its own part of a range only, in references [first, end). */
-static bool is_own(const layout *m, const private_range *x, int first, int end)
+/* A section: calls [first, end), of which references [ref, end_ref). */
+typedef struct section {
+	int first, end, ref, end_ref;
+} section;
+
+/* Bytes of a row of a range that only the section touches, and each band its own part of it; else 0. */
+static int64_t own_row(const layout *m, const private_range *x, section s)
 {
-	for (int k = first; k < end; k++)
-		if (range_of(m, k) == x && !m->confined[k])
-			return false;
-	return true;
+	int64_t row = 0;
+	if (x->scratch || x->at.first < s.first || x->at.last >= s.end)
+		return 0;
+	for (int k = s.ref; k < s.end_ref; k++) {
+		const int64_t step = m->loop->u.loop.band_step[k];
+		if (range_of(m, k) != x)
+			continue;
+		if (!m->confined[k] || (row && step != row))
+			return 0;
+		row = step;
+	}
+	return row;
 }
 
-/* Results take the place of operands that nothing reads afterwards, neither this band nor others, so an
- * iteration needs less of the caches. */
+/* Results take the place of operands that nothing reads afterwards, so an iteration needs less of the caches;
+ * but in a section, what all bands leave behind is written elsewhere than what each has for itself. */
 static void overwrite_operands(layout *m)
 {
 	const soft_call *call = m->loop->u.loop.call;
-	int end = 0, section_refs = 0, end_refs = 0; /* of the section, or of the call that is in none */
+	section s = {0};
 	for (int j = 0; j < m->loop->u.loop.n; j++) {
 		const soft_call *c = &call[j];
-		if (j == end) {
-			end = section_end(call, j);
-			section_refs = end_refs;
-			end_refs += count_refs(call, j, end);
+		if (j == s.end) {
+			s = (section){j, section_end(call, j), s.end_ref, s.end_ref};
+			s.end_ref += count_refs(call, j, s.end);
 		}
 		for (int y = 0; y < c->nrefs; y++)
 			for (int x = 0; x < c->nrefs; x++) {
 				const int i = m->of[c->storage[x]], other = m->of[c->storage[y]];
-				soft_storage *into = &m->range[i].at, *from = &m->range[other].at;
-				if (!i || !other || i == other || from->first != j || from->last == j ||
-				    into->last != j || into->bytes != from->bytes || !may_overwrite(c, y, x))
+				private_range *into = &m->range[i], *from = &m->range[other];
+				if (!i || !other || i == other || from->at.first != j || from->at.last == j ||
+				    into->at.last != j || into->at.bytes != from->at.bytes ||
+				    !may_overwrite(c, y, x))
 					continue;
-				if (c->band.length && !is_own(m, &m->range[i], section_refs, end_refs))
+				if (c->band.length && (!own_row(m, into, s) || !own_row(m, from, s)))
 					continue;
-				into->last = from->last;
-				from->bytes = 0;
+				into->at.last = from->at.last;
+				from->at.bytes = 0;
 				m->of[c->storage[y]] = i;
 			}
 	}
@@ -241,41 +254,32 @@ static int64_t scratch_of(const soft_call *c)
 	return (int64_t)(rest ? MAX(most, k_gemm_scratch(c->u.gemm.row, &g, 1)) : most);
 }
 
-/* Calls [first, end), whose references begin with the k-th, go band by band: they all touch memory as long as
- * any does.  What nothing else touches, and they in their own part only, is needed for one band. */
-static void cut_into_bands(layout *m, int first, int end, int k)
+/* The calls of a section go band by band.  What each band has for itself is needed for one band; all else
+ * that they touch lives as long as the section does. */
+static void cut_into_bands(layout *m, section s)
 {
 	soft_call *call = m->loop->u.loop.call;
 	int64_t *step = m->loop->u.loop.band_step, row_bytes = 0;
-	const int refs = count_refs(call, first, end);
 	for (int i = 1; i <= m->ranges; i++) {
-		private_range *x = &m->range[i];
-		bool touched = false, own = x->at.first >= first && x->at.last < end;
-		x->row = 0;
-		for (int q = k; q < k + refs; q++) {
-			if (range_of(m, q) != x)
-				continue;
-			own &= m->confined[q] && (!touched || step[q] == x->row);
-			x->row = step[q];
-			touched = true;
-		}
-		row_bytes += x->row;
-		if (touched && !x->scratch) {
-			x->at.first = MIN(x->at.first, first);
-			x->at.last = MAX(x->at.last, end - 1);
-		}
-		x->row = own ? x->row : 0;
+		m->range[i].row = m->range[i].at.bytes ? own_row(m, &m->range[i], s) : 0;
+		row_bytes += m->range[i].row;
 	}
-	const int64_t width = MIN(soft_band_width(m->s, row_bytes), call[first].band.length);
-	for (int j = first; j < end; j++) {
+	const int64_t width = MIN(soft_band_width(m->s, row_bytes), call[s.first].band.length);
+	for (int j = s.first, k = s.ref; j < s.end; j++) {
 		call[j].band.width = width;
 		for (int r = 0; r < call[j].nrefs; r++, k++) {
 			private_range *x = range_of(m, k);
-			if (x && x->scratch)
-				x->at.bytes = scratch_of(&call[j]);
-			if (x && x->row)
-				x->at.bytes = x->row * width;
 			step[k] = x && x->row ? 0 : step[k] * width;
+			if (!x)
+				continue;
+			if (x->scratch) {
+				x->at.bytes = scratch_of(&call[j]);
+			} else if (x->row) {
+				x->at.bytes = x->row * width;
+			} else {
+				x->at.first = MIN(x->at.first, s.first);
+				x->at.last = MAX(x->at.last, s.end - 1);
+			}
 		}
 	}
 }
@@ -296,8 +300,10 @@ static an_status pack_private(soft_fn *s, soft_call *loop, bool *confined)
 	find_ranges(&m);
 	overwrite_operands(&m);
 	for (int j = 0, k = 0; j < loop->u.loop.n; k += loop->u.loop.call[j++].nrefs)
-		if (loop->u.loop.call[j].band.calls)
-			cut_into_bands(&m, j, section_end(loop->u.loop.call, j), k);
+		if (loop->u.loop.call[j].band.calls) {
+			const int last = section_end(loop->u.loop.call, j);
+			cut_into_bands(&m, (section){j, last, k, k + count_refs(loop->u.loop.call, j, last)});
+		}
 	int nlive = 0, block = -1;
 	for (int i = 1; i <= m.ranges; i++)
 		if (m.range[i].at.bytes)

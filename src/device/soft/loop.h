@@ -14,12 +14,13 @@ typedef struct access {
 } access;
 /* Axes of a product after those of its batches. */
 enum { AXIS_M, AXIS_N, AXIS_K, AXIS_COUNT };
-_Static_assert(GEMM_BATCH_DIMS + (int)AXIS_COUNT <= (int)SOFT_RANK, "a product has no more axes than a value");
+_Static_assert(GEMM_BATCH_DIMS + (int)AXIS_COUNT <= (int)SOFT_RANK,
+	       "a product has no more axes than a value");
 
 access soft_access(const soft_call *c, int r);
 /* Whether a call sums, sorts or looks along one of its axes, so that it cannot go through it part by part;
- * `whole`: so that it cannot be without it.  A sum's order follows its axes in memory: it is sure to stay what
- * it is only without an outermost one. */
+ * `whole`: so that it cannot be without it.  A sum's order follows its axes in memory: it is sure to stay
+ * what it is only without an outermost one. */
 bool soft_is_bound(const soft_call *c, int axis, bool whole);
 
 /* Calls that are tried for what they can do part by part: what they do to storages, by storage. */
