@@ -243,15 +243,24 @@ static void overwrite_operands(layout *m)
 	}
 }
 
-/* Scratch of a product when it goes by bands. */
-static int64_t scratch_of(const soft_call *c)
+/* Plans for a product that goes by bands to pack the operand that all of them read in the first; returns the
+ * bytes of scratch for that and for a band. */
+static int64_t scratch_of_bands(soft_call *c)
 {
 	k_gemm_args g = c->u.gemm.args;
-	int64_t *const dim = c->band.axis == g.nbatch + AXIS_M ? &g.m : &g.n, rest = *dim % c->band.width;
+	const bool rows = c->band.axis == g.nbatch + AXIS_M, columns = c->band.axis == g.nbatch + AXIS_N;
+	if (rows || columns)
+		c->u.gemm.packed = (int64_t)k_gemm_packed_bytes(c->u.gemm.row, &g, rows ? K_B : K_A);
+	if (c->u.gemm.packed)
+		*(rows ? &g.packed_b : &g.packed_a) = &g; /* it matters that it is not NULL */
+	int64_t *const dim = rows ? &g.m : columns ? &g.n : &g.batch[c->band.axis];
+	const int64_t rest = *dim % c->band.width;
 	*dim = c->band.width;
-	const size_t most = k_gemm_scratch(c->u.gemm.row, &g, 1);
+	size_t most = k_gemm_scratch(c->u.gemm.row, &g, 1);
 	*dim = rest;
-	return (int64_t)(rest ? MAX(most, k_gemm_scratch(c->u.gemm.row, &g, 1)) : most);
+	if (rest)
+		most = MAX(most, k_gemm_scratch(c->u.gemm.row, &g, 1));
+	return soft_aligned(c->u.gemm.packed) + (int64_t)most;
 }
 
 /* The calls of a section go band by band.  What each band has for itself is needed for one band; all else
@@ -272,11 +281,11 @@ static void cut_into_bands(layout *m, section s)
 			step[k] = x && x->row ? 0 : step[k] * width;
 			if (!x)
 				continue;
-			if (x->scratch) {
-				x->at.bytes = scratch_of(&call[j]);
-			} else if (x->row) {
+			if (x->scratch)
+				x->at.bytes = scratch_of_bands(&call[j]);
+			if (x->row) {
 				x->at.bytes = x->row * width;
-			} else {
+			} else if (!x->scratch || call[j].u.gemm.packed) {
 				x->at.first = MIN(x->at.first, s.first);
 				x->at.last = MAX(x->at.last, s.end - 1);
 			}

@@ -132,7 +132,15 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, band b, void *co
 		int used = 3;
 		if (c->u.gemm.biased)
 			g.bias.data = at[used++];
-		k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, &g, c->nrefs > used ? at[used] : NULL);
+		char *scratch = c->nrefs > used ? at[used] : NULL;
+		if (c->u.gemm.packed) {
+			const k_operand fixed = c->band.axis == g.nbatch + AXIS_M ? K_B : K_A;
+			if (b.first == 0)
+				k_gemm_pack(NULL, c->u.gemm.row, &g, fixed, scratch);
+			*(fixed == K_B ? &g.packed_b : &g.packed_a) = scratch;
+			scratch += soft_aligned(c->u.gemm.packed);
+		}
+		k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, &g, scratch);
 		if (counts)
 			k_gemm_count(p, isa, &g, counts);
 		return;

@@ -208,7 +208,8 @@ typedef struct soft_call {
 			k_gemm_args args;
 			const k_gemm_row *row;
 			bool biased;
-			bool alone; /* in a loop: its scratch is for one thread */
+			bool alone;     /* in a loop: its scratch is for one thread */
+			int64_t packed; /* bytes at the start of scratch for the operand of all bands */
 		} gemm;
 		struct { /* SOFTMAX, ARG, COPY */
 			int rank, axis;
