@@ -480,7 +480,8 @@ static void pack_block(const gemm_plan *q, k_operand x, char *to, int64_t batch,
 	const int64_t all = x == K_A ? q->g.m : q->g.n;
 	const bool parts = then >= 0 && !q->row->head && !q->row->trailer, asks = then >= 0 && v.se < v.sv;
 	const int64_t part = asks && parts ? ASK_ELEMENTS : v.k;
-	if (parts && v.sv < v.se && v.se * (int64_t)k_type_size(v.x->type) >= PAGE) {
+	if (!q->row->head && !q->row->trailer && v.sv < v.se &&
+	    v.se * (int64_t)k_type_size(v.x->type) >= PAGE) {
 		pack_pages(&v, to, first, count);
 		return;
 	}

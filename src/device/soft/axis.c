@@ -74,7 +74,12 @@ bool soft_is_bound(const soft_call *c, int axis, bool whole)
 		}
 		return c->u.ew.mask >> axis & 1;
 	}
-	case CALL_GEMM: return axis == c->u.gemm.args.nbatch + AXIS_K;
+	case CALL_GEMM: {
+		const k_gemm_args *g = &c->u.gemm.args;
+		const bool may_add = g->precision == K_FAST && g->nbatch == 0 && !c->u.gemm.biased &&
+				     g->c.type == K_F16 && g->c.cs == 1;
+		return axis == g->nbatch + AXIS_K && (whole || !may_add);
+	}
 	case CALL_SOFTMAX: {
 		/* it goes along rows or columns by its axis and the innermost of the others (k_softmax) */
 		int innermost = -1;
@@ -87,6 +92,11 @@ bool soft_is_bound(const soft_call *c, int axis, bool whole)
 	case CALL_ARG: return c->u.copy.axis == axis;
 	default: return false;
 	}
+}
+
+bool soft_is_sum(const soft_call *c, int r, int axis)
+{
+	return c->kind == CALL_GEMM && r == 2 && axis == c->u.gemm.args.nbatch + AXIS_K;
 }
 
 bool soft_touched(const soft_call *c, int r, int axis, touch *t)
@@ -116,7 +126,7 @@ bool soft_agrees(const parts *p, const soft_call *c, int axis)
 	for (int r = 0; r < c->nrefs; r++) {
 		touch t, other;
 		const int i = c->storage[r];
-		if (soft_access(c, r).whole)
+		if (soft_access(c, r).whole || soft_is_sum(c, r, axis))
 			continue;
 		if (!soft_touched(c, r, axis, &t))
 			return false;
@@ -135,7 +145,7 @@ void soft_note(parts *p, const soft_call *c, int axis)
 	for (int r = 0; r < c->nrefs; r++) {
 		touch t;
 		const int i = c->storage[r];
-		if (soft_access(c, r).whole || !soft_touched(c, r, axis, &t))
+		if (soft_access(c, r).whole || soft_is_sum(c, r, axis) || !soft_touched(c, r, axis, &t))
 			continue;
 		if (p->seen[i] != p->round) {
 			p->seen[i] = p->round;

@@ -4,12 +4,13 @@
  * At 2048 tokens one head's scores take 8 MB: they leave the second-level cache between the call that makes
  * them and the one that reads them.  Of a section each call does a band of rows, then each the next band, and
  * what lives within it is as large as a band.  A product that sums over these rows, as that for the gradient
- * of the values, needs them all: it stays outside, after the section.
+ * of the values, adds up band after band where the numerics are "fast"; else it stays outside, after the
+ * section.
  *
  * Requires: the calls of one iteration, in their order.  Calls form a section if each has an axis of its
  * length through which it can go part by part, and what one writes, another reads in the same part only.
- * Breaks: calls that no member depends on come after the section.  Bits do not change: a row is computed from
- * the same operands, in the same order. */
+ * Breaks: calls that no member depends on come after the section.  Bits do not change but for "fast" sums: a
+ * row is computed from the same operands, in the same order. */
 #include "device/soft/loop.h"
 
 /* Bands are a multiple of this many rows: of the tiles of products, which are 4 to 32 rows or columns. */
@@ -29,6 +30,15 @@ static bool is_private(const bander *b, int storage)
 	return b->iteration->seen[storage] == b->iteration->round;
 }
 
+/* Whether the section so far, and what comes after it, leave alone what c adds up in it, if it does. */
+static bool adds_alone(const bander *b, const soft_call *c, int axis)
+{
+	if (!soft_is_sum(c, 2, axis))
+		return true;
+	const int sums = c->storage[2];
+	return b->p->seen[sums] != b->p->round && b->later[sums] != b->p->round;
+}
+
 /* The axis of `length` along which c can join the section, -1: none, or it has nothing to do with it. */
 static int join(const bander *b, const soft_call *c, int64_t length)
 {
@@ -42,7 +52,8 @@ static int join(const bander *b, const soft_call *c, int64_t length)
 	}
 	const access x = soft_access(c, 0);
 	for (int d = 0; d < x.rank && related; d++)
-		if (x.dim[d] == length && !soft_is_bound(c, d, false) && soft_agrees(p, c, d))
+		if (x.dim[d] == length && !soft_is_bound(c, d, false) && soft_agrees(p, c, d) &&
+		    adds_alone(b, c, d))
 			return d;
 	return -1;
 }
@@ -74,6 +85,8 @@ static int collect(bander *b, const soft_call *call, int n, int seed, int axis, 
 			continue;
 		}
 		soft_note(b->p, &call[i], b->axis[i]);
+		if (soft_is_sum(&call[i], 2, b->axis[i]))
+			b->later[call[i].storage[2]] = b->written_later[call[i].storage[2]] = b->p->round;
 		members++;
 		*end = i + 1;
 	}

@@ -243,24 +243,30 @@ static void overwrite_operands(layout *m)
 	}
 }
 
-/* Plans for a product that goes by bands to pack the operand that all of them read in the first; returns the
- * bytes of scratch for that and for a band. */
+/* Plans for a product that goes by bands what it keeps from one to the next: the operand that all of them
+ * read, packed, or sums.  Returns the bytes of scratch for that and for a band. */
 static int64_t scratch_of_bands(soft_call *c)
 {
 	k_gemm_args g = c->u.gemm.args;
 	const bool rows = c->band.axis == g.nbatch + AXIS_M, columns = c->band.axis == g.nbatch + AXIS_N;
-	if (rows || columns)
-		c->u.gemm.packed = (int64_t)k_gemm_packed_bytes(c->u.gemm.row, &g, rows ? K_B : K_A);
-	if (c->u.gemm.packed)
-		*(rows ? &g.packed_b : &g.packed_a) = &g; /* it matters that it is not NULL */
-	int64_t *const dim = rows ? &g.m : columns ? &g.n : &g.batch[c->band.axis];
+	const bool sums = soft_is_sum(c, 2, c->band.axis);
+	if (sums) {
+		g.c.type = K_F32;
+		g.c.rs = g.n;
+		c->u.gemm.kept = g.m * g.n * (int64_t)sizeof(float);
+	} else if (rows || columns) {
+		c->u.gemm.kept = (int64_t)k_gemm_packed_bytes(c->u.gemm.row, &g, rows ? K_B : K_A);
+		if (c->u.gemm.kept)
+			*(rows ? &g.packed_b : &g.packed_a) = &g; /* it matters that it is not NULL */
+	}
+	int64_t *const dim = rows ? &g.m : columns ? &g.n : sums ? &g.k : &g.batch[c->band.axis];
 	const int64_t rest = *dim % c->band.width;
 	*dim = c->band.width;
 	size_t most = k_gemm_scratch(c->u.gemm.row, &g, 1);
 	*dim = rest;
 	if (rest)
 		most = MAX(most, k_gemm_scratch(c->u.gemm.row, &g, 1));
-	return soft_aligned(c->u.gemm.packed) + (int64_t)most;
+	return soft_aligned(c->u.gemm.kept) + (int64_t)most;
 }
 
 /* The calls of a section go band by band.  What each band has for itself is needed for one band; all else
@@ -285,7 +291,7 @@ static void cut_into_bands(layout *m, section s)
 				x->at.bytes = scratch_of_bands(&call[j]);
 			if (x->row) {
 				x->at.bytes = x->row * width;
-			} else if (!x->scratch || call[j].u.gemm.packed) {
+			} else if (!x->scratch || call[j].u.gemm.kept) {
 				x->at.first = MIN(x->at.first, s.first);
 				x->at.last = MAX(x->at.last, s.end - 1);
 			}

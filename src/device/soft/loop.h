@@ -20,7 +20,8 @@ _Static_assert(GEMM_BATCH_DIMS + (int)AXIS_COUNT <= (int)SOFT_RANK,
 access soft_access(const soft_call *c, int r);
 /* Whether a call sums, sorts or looks along one of its axes, so that it cannot go through it part by part;
  * `whole`: so that it cannot be without it.  A sum's order follows its axes in memory: it is sure to stay
- * what it is only without an outermost one. */
+ * what it is only without an outermost one.  Products may be summed part by part where their order is free
+ * ("fast"). */
 bool soft_is_bound(const soft_call *c, int axis, bool whole);
 
 /* Calls that are tried for what they can do part by part: what they do to storages, by storage. */
@@ -37,6 +38,8 @@ typedef struct touch {
 	int64_t step, bytes; /* from one part to the next; touched in one, from the reference on */
 	bool written, confined;
 } touch;
+/* Whether operand r is what a product along `axis` adds up, so that it is there after the last part only. */
+bool soft_is_sum(const soft_call *c, int r, int axis);
 /* false: no part can have it. */
 bool soft_touched(const soft_call *c, int r, int axis, touch *t);
 /* Whether call c can go part by part along `axis` beside those that were noted in this round. */

@@ -1,6 +1,8 @@
 /* Running an executable: addresses are filled in, then one kernel after the other. */
 #include "device/soft/loop.h"
 
+#include <math.h>
+
 /* ---- What no fast kernel does -------------------------------------------------------- */
 
 static double load_float(k_type t, const char *p)
@@ -96,10 +98,74 @@ static k_gemm_args product_of(const soft_call *c, band b)
 		g.n = b.count;
 		g.diagonal_b -= b.first;
 		g.diagonal_c -= b.first;
+	} else if (c->band.width && c->band.axis == g.nbatch + AXIS_K) {
+		g.k = b.count;
+		g.diagonal_a -= b.first;
+		g.diagonal_b += b.first;
 	} else if (c->band.width) {
 		g.batch[c->band.axis] = b.count;
 	}
 	return g;
+}
+
+/* Results that were added up in fp32 are there. */
+static void finish_sums(uint32_t isa, const k_gemm_args *g, const k_matrix *c, k_counts *counts)
+{
+	for (int64_t i = 0; i < g->m; i++) {
+		const float *sum = (const float *)g->c.data + i * g->c.rs;
+		half *y = (half *)c->data + i * c->rs;
+		k_f32_to_f16(NULL, isa, y, sum, g->n);
+		for (int64_t j = 0; counts && j < g->n; j++) {
+			const float x = fabsf(half_to_float(y[j]));
+			counts->results++;
+			counts->overflowed += x == INFINITY && fabsf(sum[j]) < INFINITY;
+			counts->vanished += x == 0 && sum[j] != 0;
+			counts->largest = x < INFINITY ? fmaxf(counts->largest, x) : counts->largest;
+		}
+	}
+}
+
+/* A band of K: sums are kept at `sums` until the last one makes results of them. */
+static void add_products(pool *p, uint32_t isa, const soft_call *c, band b, k_gemm_args *g, char *sums,
+			 k_counts *counts)
+{
+	const k_matrix results = g->c;
+	k_counts part = {0};
+	g->c = (k_matrix){.data = sums, .type = K_F32, .rs = g->n, .cs = 1};
+	g->accumulate = b.first > 0;
+	k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, g, sums + soft_aligned(c->u.gemm.kept));
+	if (counts) {
+		k_gemm_count(p, isa, g, &part);
+		counts->products += part.products;
+	}
+	if (b.first + b.count == c->band.length)
+		finish_sums(isa, g, &results, counts);
+}
+
+static void multiply(pool *p, uint32_t isa, const soft_call *c, band b, void *const *at, k_counts *counts)
+{
+	k_gemm_args g = product_of(c, b);
+	g.a.data = at[0];
+	g.b.data = at[1];
+	g.c.data = at[2];
+	int used = 3;
+	if (c->u.gemm.biased)
+		g.bias.data = at[used++];
+	char *scratch = c->nrefs > used ? at[used] : NULL;
+	if (c->u.gemm.kept && soft_is_sum(c, 2, c->band.axis)) {
+		add_products(p, isa, c, b, &g, scratch, counts);
+		return;
+	}
+	if (c->u.gemm.kept) {
+		const k_operand same = c->band.axis == g.nbatch + AXIS_M ? K_B : K_A;
+		if (b.first == 0)
+			k_gemm_pack(NULL, c->u.gemm.row, &g, same, scratch);
+		*(same == K_B ? &g.packed_b : &g.packed_a) = scratch;
+		scratch += soft_aligned(c->u.gemm.kept);
+	}
+	k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, &g, scratch);
+	if (counts)
+		k_gemm_count(p, isa, &g, counts);
 }
 
 /* at: the address of each of its operands. */
@@ -124,27 +190,7 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, band b, void *co
 		k_reduce(p, isa, &prog, c->u.ew.reg, c->u.ew.how, c->u.ew.mask, &out);
 		return;
 	}
-	case CALL_GEMM: {
-		k_gemm_args g = product_of(c, b);
-		g.a.data = at[0];
-		g.b.data = at[1];
-		g.c.data = at[2];
-		int used = 3;
-		if (c->u.gemm.biased)
-			g.bias.data = at[used++];
-		char *scratch = c->nrefs > used ? at[used] : NULL;
-		if (c->u.gemm.packed) {
-			const k_operand fixed = c->band.axis == g.nbatch + AXIS_M ? K_B : K_A;
-			if (b.first == 0)
-				k_gemm_pack(NULL, c->u.gemm.row, &g, fixed, scratch);
-			*(fixed == K_B ? &g.packed_b : &g.packed_a) = scratch;
-			scratch += soft_aligned(c->u.gemm.packed);
-		}
-		k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, &g, scratch);
-		if (counts)
-			k_gemm_count(p, isa, &g, counts);
-		return;
-	}
+	case CALL_GEMM: multiply(p, isa, c, b, at, counts); return;
 	default: break;
 	}
 	ew_operand x = c->u.copy.x, y = c->u.copy.y;

@@ -208,8 +208,9 @@ typedef struct soft_call {
 			k_gemm_args args;
 			const k_gemm_row *row;
 			bool biased;
-			bool alone;     /* in a loop: its scratch is for one thread */
-			int64_t packed; /* bytes at the start of scratch for the operand of all bands */
+			bool alone;   /* in a loop: its scratch is for one thread */
+			int64_t kept; /* bytes at the start of scratch for the operand of all bands, packed,
+				       * or, if they are of K, for the sums */
 		} gemm;
 		struct { /* SOFTMAX, ARG, COPY */
 			int rank, axis;
