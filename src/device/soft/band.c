@@ -30,6 +30,13 @@ static bool is_private(const bander *b, int storage)
 	return b->iteration->seen[storage] == b->iteration->round;
 }
 
+/* Whether c makes what is worth bands: a product larger than one. */
+static bool is_large(const bander *b, const soft_call *c)
+{
+	return c->kind == CALL_GEMM && is_private(b, c->storage[2]) &&
+	       b->iteration->step[c->storage[2]] > b->s->dev->band_bytes;
+}
+
 /* Whether the section so far, and what comes after it, leave alone what c adds up in it, if it does. */
 static bool adds_alone(const bander *b, const soft_call *c, int axis)
 {
@@ -43,7 +50,7 @@ static bool adds_alone(const bander *b, const soft_call *c, int axis)
 static int join(const bander *b, const soft_call *c, int64_t length)
 {
 	const parts *p = b->p;
-	bool related = false;
+	bool related = is_large(b, c);
 	for (int r = 0; r < c->nrefs; r++) {
 		const int i = c->storage[r];
 		if (b->written_later[i] == p->round || (b->later[i] == p->round && soft_access(c, r).written))
@@ -126,8 +133,7 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 		from[i] = i;
 	for (int seed = 0; seed < n; seed++) {
 		const soft_call *c = &call[seed];
-		if (c->kind != CALL_GEMM || !is_private(&b, c->storage[2]) ||
-		    iteration->step[c->storage[2]] <= s->dev->band_bytes)
+		if (!is_large(&b, c))
 			continue;
 		const int first = c->u.gemm.args.nbatch;
 		int end, best = first + AXIS_M;

@@ -252,8 +252,8 @@ static int64_t scratch_of_bands(soft_call *c)
 	const bool sums = soft_is_sum(c, 2, c->band.axis);
 	if (sums) {
 		g.c.type = K_F32;
-		g.c.rs = g.n;
-		c->u.gemm.kept = g.m * g.n * (int64_t)sizeof(float);
+		g.c.rs = soft_sums_ld(g.n);
+		c->u.gemm.kept = g.m * g.c.rs * (int64_t)sizeof(float);
 	} else if (rows || columns) {
 		c->u.gemm.kept = (int64_t)k_gemm_packed_bytes(c->u.gemm.row, &g, rows ? K_B : K_A);
 		if (c->u.gemm.kept)

@@ -40,6 +40,8 @@ typedef struct touch {
 } touch;
 /* Whether operand r is what a product along `axis` adds up, so that it is there after the last part only. */
 bool soft_is_sum(const soft_call *c, int r, int axis);
+/* From row to row of sums of n columns: not a multiple of 4 KB, where they would share a set of the cache. */
+static inline int64_t soft_sums_ld(int64_t n) { return (n + 31) / 32 * 32 + 32; }
 /* false: no part can have it. */
 bool soft_touched(const soft_call *c, int r, int axis, touch *t);
 /* Whether call c can go part by part along `axis` beside those that were noted in this round. */

@@ -131,7 +131,7 @@ static void add_products(pool *p, uint32_t isa, const soft_call *c, band b, k_ge
 {
 	const k_matrix results = g->c;
 	k_counts part = {0};
-	g->c = (k_matrix){.data = sums, .type = K_F32, .rs = g->n, .cs = 1};
+	g->c = (k_matrix){.data = sums, .type = K_F32, .rs = soft_sums_ld(g->n), .cs = 1};
 	g->accumulate = b.first > 0;
 	k_gemm(c->u.gemm.alone ? NULL : p, c->u.gemm.row, g, sums + soft_aligned(c->u.gemm.kept));
 	if (counts) {
