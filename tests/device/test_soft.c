@@ -302,11 +302,12 @@ static void test_plan(void **state)
 /* ---- What becomes of typical programs -------------------------------------------------------- */
 
 typedef struct counts {
-	int ewise, reduce, gemm, softmax, copy, early, loops, triangles;
+	int ewise, reduce, gemm, softmax, copy, early, loops, triangles, banded;
 } counts;
 
 static void count_call(const soft_call *c, counts *n)
 {
+	n->banded += c->band.width > 0;
 	switch (c->kind) {
 	case CALL_EWISE:
 	case CALL_REDUCE:
@@ -492,10 +493,12 @@ static void test_triangles(void **state)
 	assert_int_equal(n.triangles, 3);
 	assert_int_equal(n.ewise, 0);
 	assert_int_equal(n.loops, 1);
+	assert_int_equal(n.banded, 3);
 	check_close(f, 3, 4e-3); /* |values| <= 2, probabilities rounded to fp16, sums to bf16 at the worst */
 	n = count_as(ctx, "ieee", f);
 	assert_int_equal(n.triangles, 0);
 	assert_int_equal(n.ewise, 1);
+	assert_int_equal(n.banded, 4);
 
 	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
 	n = count_as(ctx, "fast", backward);
@@ -503,7 +506,11 @@ static void test_triangles(void **state)
 	assert_int_equal(n.triangles,
 			 8); /* all products, the softmax, and the sum and product of its gradient */
 	assert_int_equal(n.loops, 1);
+	assert_int_equal(n.banded, 8); /* all: products over queries too */
 	check_close(backward, 2, 0.1); /* sums of 37 products of values up to 4 with gradients up to 16 */
+	n = count_as(ctx, "ieee", backward);
+	assert_int_equal(n.banded, 7); /* these two come later, and the mask is added */
+	device_check(ctx, "ieee", backward, 5, -2, 2, true);
 	an_program_free(p);
 
 	/* masks that let something through, or are not low enough to be sure */
@@ -553,6 +560,42 @@ static void test_counting_in_loops(void **state)
 	assert_memory_equal(out[0], out[1], MANY * WIDTH * LENGTH_OF * sizeof **out);
 	free(out[0]);
 	free(out[1]);
+}
+
+/* Products that are added up over bands count what they would at once. */
+static void test_counting_in_bands(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	an_program *p;
+	an_function *forward, *backward, *f = causal_attention(ctx, &p, -30000, false);
+	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
+	an_device *d[] = {device_soft(ctx, "fast", true), device_soft(ctx, "fast", false)};
+	an_call *call[2];
+	for (int i = 0; i < 2; i++) {
+		call[i] = device_call(d[i], backward, 5, -2, 2);
+		MIL_OK(ctx, an_device_count(d[i], true));
+		MIL_OK(ctx, an_call_run(call[i]));
+	}
+	int products = 0;
+	for (size_t op = 0; op < backward->nops; op++) {
+		an_counts n[2];
+		if (backward->ops[op].op != OP_MATMUL)
+			continue;
+		for (int i = 0; i < 2; i++)
+			MIL_OK(ctx, an_executable_counts(call[i]->exe, (int)op, &n[i]));
+		assert_true(n[0].products > 0 && n[0].products == n[1].products);
+		assert_true(n[0].results == n[1].results && n[0].overflowed == n[1].overflowed);
+		assert_true(fabs(n[0].largest - n[1].largest) <= 0.01 * n[1].largest);
+		products++;
+	}
+	assert_int_equal(products, 5);
+	for (int i = 0; i < 2; i++) {
+		an_call_free(call[i]);
+		an_device_close(d[i]);
+	}
+	an_program_free(p);
+	an_ctx_close(ctx);
 }
 
 /* Scores that are large beside their operands are made again in the backward, if asked for. */
@@ -727,6 +770,7 @@ int main(void)
 	    cmocka_unit_test(test_attention_without_copies),
 	    cmocka_unit_test(test_triangles),
 	    cmocka_unit_test(test_counting_in_loops),
+	    cmocka_unit_test(test_counting_in_bands),
 	    cmocka_unit_test(test_recompute),
 	    cmocka_unit_test(test_rotation_in_one_pass),
 	    cmocka_unit_test(test_constants_fold),

@@ -16,7 +16,10 @@ an_device *device_soft(an_ctx *ctx, const char *numerics, bool fusion)
 	an_device *d;
 	MIL_OK(ctx, an_device_open(ctx, &(an_device_options){.name = "soft", .numerics = numerics}, &d));
 	((soft_device *)d->impl)->no_fusion = !fusion;
-	((soft_device *)d->impl)->loop_flops = 0; /* whatever can be a loop is one */
+	soft_device *soft = d->impl;
+	soft->loop_flops = 0; /* whatever can be a loop is one, and goes by bands */
+	soft->band_bytes = 0;
+	soft->band_unit = 5;
 	return d;
 }
 

@@ -13,9 +13,6 @@
  * row is computed from the same operands, in the same order. */
 #include "device/soft/loop.h"
 
-/* Bands are a multiple of this many rows: of the tiles of products, which are 4 to 32 rows or columns. */
-#define BAND_UNIT 96
-
 typedef struct bander {
 	soft_fn *s;
 	const parts *iteration; /* of the loop: `seen` are the storages of which a thread has its own part */
@@ -142,7 +139,7 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 			best = first + AXIS_N;
 		const int members = collect(&b, call, n, seed, best, &end);
 		const int64_t length = soft_access(c, 0).dim[best];
-		if (members < 2 || length < 2 * BAND_UNIT)
+		if (members < 2 || length < 2 * s->dev->band_unit)
 			continue;
 		TRY(gather(&b, call, from, seed, end, members, length));
 		seed += members - 1;
@@ -152,5 +149,6 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 
 int64_t soft_band_width(const soft_fn *s, int64_t bytes_per_row)
 {
-	return MAX(s->dev->band_bytes / MAX(bytes_per_row, 1) / BAND_UNIT, 1) * BAND_UNIT;
+	const int64_t unit = s->dev->band_unit;
+	return MAX(s->dev->band_bytes / MAX(bytes_per_row, 1) / unit, 1) * unit;
 }

@@ -13,6 +13,7 @@ static an_status soft_open(an_device *d, const an_device_options *opt)
 	}
 	dev->loop_flops = 1 << 20;
 	dev->band_bytes = 512 << 10; /* half of a small second-level cache */
+	dev->band_unit = 96;         /* whole tiles of products, which are 4 to 32 rows or columns */
 	d->numerics = &dev->numerics;
 	d->info.numerics = dev->numerics.name;
 	d->impl = dev;

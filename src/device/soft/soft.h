@@ -255,7 +255,8 @@ typedef struct soft_device {
 	size_t stage_size;  /* outputs that are bound over inputs */
 	bool no_fusion;     /* for tests: every node is its own call */
 	int64_t loop_flops; /* an iteration of a loop is worth its calls from so many FLOPs on; tests set 0 */
-	int64_t band_bytes; /* what calls in a loop share is cut into bands of so many bytes; tests set 0 */
+	int64_t band_bytes; /* what calls in a loop share is cut into bands of so many bytes, ... */
+	int64_t band_unit;  /* ... a multiple of so many rows; tests set both as low as they like */
 	an_status status;   /* of the last run */
 } soft_device;
 
