@@ -562,6 +562,34 @@ static void test_counting_in_loops(void **state)
 	free(out[1]);
 }
 
+/* A result goes through rows as its last operand does, which every band needs whole: it must not take its
+ * place. */
+static void test_overwriting_in_bands(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	an_program *p;
+	an_builder b = new_function(ctx, &p);
+	an_value q = an_input(&b, "q", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, TOKENS, DIM}));
+	an_value k = an_input(&b, "k", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, TOKENS, DIM}));
+	an_value x = an_input(&b, "x", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, TOKENS, 1}));
+	an_value w = an_input(&b, "w", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, 1, 1}));
+	an_value bias = an_mul(&b, x, w);
+	an_value row = an_reshape(&b, bias, 4, (int32_t[]){HEADS, 1, 1, TOKENS});
+	an_value scores = an_add(&b, an_matmul(&b, q, k, false, true), row);
+	an_value largest = an_reduce(&b, "reduce_max", an_softmax(&b, scores, -1), -1, true);
+	an_value y = an_mul(&b, bias, largest);
+	an_output(&b, an_name(&b, an_matmul(&b, y, q, true, false), "out"));
+	MIL_OK(ctx, an_builder_finish(&b));
+	counts n = count_as(ctx, "ieee", b.f);
+	assert_int_equal(n.loops, 1);
+	assert_int_equal(n.banded, 5);
+	device_check(ctx, "ieee", b.f, 3, -2, 2, true);
+	device_check(ctx, "fast", b.f, 3, -2, 2, false);
+	an_program_free(p);
+	an_ctx_close(ctx);
+}
+
 /* Products that are added up over bands count what they would at once. */
 static void test_counting_in_bands(void **state)
 {
@@ -770,6 +798,7 @@ int main(void)
 	    cmocka_unit_test(test_attention_without_copies),
 	    cmocka_unit_test(test_triangles),
 	    cmocka_unit_test(test_counting_in_loops),
+	    cmocka_unit_test(test_overwriting_in_bands),
 	    cmocka_unit_test(test_counting_in_bands),
 	    cmocka_unit_test(test_recompute),
 	    cmocka_unit_test(test_rotation_in_one_pass),
