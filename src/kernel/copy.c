@@ -128,8 +128,7 @@ static void copy_piece(void *arg, int64_t first, int64_t last)
 	int i = s->rank - 2, j = s->rank - 1;
 	ew_tile t = {0};
 	for (int64_t b = first; b < last; b++) {
-		t.offset[0] = t.offset[1] = 0;
-		space_at(s, false, b, &t);
+		space_at(s, b, 0, &t);
 		copy_tile(job->dst + t.offset[0] * size, s->stride[0][i], s->stride[0][j],
 			  job->src + t.offset[1] * size, s->stride[1][i], s->stride[1][j], t.ni, t.nj,
 			  job->size);

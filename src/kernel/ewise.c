@@ -130,24 +130,26 @@ int64_t space_tiles(const ew_space *s, bool folded)
 	return n;
 }
 
-void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t)
+void space_at(const ew_space *s, int64_t index, int64_t step, ew_tile *t)
 {
+	int64_t at[EW_MAX_DIMS + 2];
+	t->at[0] = t->at[1] = 0;
 	for (int d = s->rank - 1; d >= 0; d--) {
-		if (s->folded[d] != folded)
-			continue;
+		int64_t *const left = s->folded[d] ? &step : &index;
 		const int64_t count = s->blocks[d];
-		int64_t at = (count == 1 ? 0 : index % count) * s->block[d];
-		if (count > 1)
-			index /= count;
-		if (d == s->rank - 1)
-			t->nj = (int)MIN(s->block[d], s->dim[d] - at);
-		else if (d == s->rank - 2)
-			t->ni = (int)MIN(s->block[d], s->dim[d] - at);
+		at[d] = count == 1 ? 0 : *left % count * s->block[d];
+		*left = count == 1 ? *left : *left / count;
 		if (s->role[d])
-			t->at[s->role[d] < 0] = at;
-		if (at)
-			for (int o = 0; o < s->noperands; o++)
-				t->offset[o] += at * s->stride[o][d];
+			t->at[s->role[d] < 0] = at[d];
+	}
+	const int i = s->rank - 2, j = s->rank - 1;
+	t->ni = (int)MIN(s->block[i], s->dim[i] - at[i]);
+	t->nj = (int)MIN(s->block[j], s->dim[j] - at[j]);
+	for (int o = 0; o < s->noperands; o++) {
+		int64_t offset = 0;
+		for (int d = 0; d < s->rank; d++)
+			offset += at[d] * s->stride[o][d];
+		t->offset[o] = offset;
 	}
 }
 
@@ -222,15 +224,6 @@ static void start_tile(const ew_space *s, ew_tile *t)
 		t->si[o] = s->stride[o][s->rank - 2];
 		t->sj[o] = s->stride[o][s->rank - 1];
 	}
-}
-
-/* Tile `index` over the dims that are not folded, tile `step` over those that are. */
-static void move_tile(const ew_space *s, int64_t index, int64_t step, ew_tile *t)
-{
-	memset(t->offset, 0, sizeof *t->offset * (size_t)s->noperands);
-	t->at[0] = t->at[1] = 0;
-	space_at(s, false, index, t);
-	space_at(s, true, step, t);
 }
 
 /* Leaves of a tile, rows x columns, what is wanted of it, in whole vectors; perhaps nothing. */
@@ -316,10 +309,10 @@ static void ewise_piece(void *arg, int64_t first, int64_t last)
 	ew_tile t[2];
 	start_tile(s, &t[0]);
 	start_tile(s, &t[1]);
-	move_tile(s, first, 0, &t[0]);
+	space_at(s, first, 0, &t[0]);
 	for (int64_t k = 0; k < last - first; k++) {
 		if (first + k + 1 < last) {
-			move_tile(s, first + k + 1, 0, &t[~k & 1]);
+			space_at(s, first + k + 1, 0, &t[~k & 1]);
 			ask_for_tile(job->prog, &t[~k & 1], &t[k & 1]);
 		}
 		run_tile(job, &t[k & 1], reg, counted);
@@ -391,13 +384,13 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 	ew_tile two[2];
 	start_tile(s, &two[0]);
 	start_tile(s, &two[1]);
-	move_tile(s, first, 0, &two[0]);
+	space_at(s, first, 0, &two[0]);
 	const int64_t end = (last - first) * steps;
 	for (int64_t k = 0, r = 0; k < end; k++) {
 		ew_tile *const t = &two[k & 1];
 		if (k + 1 < end) {
 			ew_tile *const next = &two[~k & 1];
-			move_tile(s, first + (k + 1) / steps, r + 1 < steps ? r + 1 : 0, next);
+			space_at(s, first + (k + 1) / steps, r + 1 < steps ? r + 1 : 0, next);
 			ask_for_tile(prog, next, t);
 		}
 		const int ni = fold_i ? 1 : t->ni, nj = fold_j ? 1 : t->nj; /* of results */

@@ -28,7 +28,14 @@ typedef enum k_type {
 	K_BOOL,
 	K_TYPE_COUNT
 } k_type;
-size_t k_type_size(k_type t);
+/* Bytes of an element. */
+static inline size_t k_type_size(k_type t)
+{
+	static const uint8_t size[K_TYPE_COUNT] = {
+	    [K_F16] = 2, [K_F32] = 4, [K_BF16] = 2, [K_I8] = 1,  [K_U8] = 1,
+	    [K_I16] = 2, [K_U16] = 2, [K_I32] = 4,  [K_U32] = 4, [K_BOOL] = 1};
+	return (unsigned)t < K_TYPE_COUNT ? size[t] : 0;
+}
 
 /* ---- Conversion ------------------------------------------------------------------ */
 

@@ -17,14 +17,6 @@ const k_loops *loops_for(uint32_t isa)
 	return &loops_portable;
 }
 
-size_t k_type_size(k_type t)
-{
-	static const uint8_t size[K_TYPE_COUNT] = {
-	    [K_F16] = 2, [K_F32] = 4, [K_BF16] = 2, [K_I8] = 1,  [K_U8] = 1,
-	    [K_I16] = 2, [K_U16] = 2, [K_I32] = 4,  [K_U32] = 4, [K_BOOL] = 1};
-	return (unsigned)t < K_TYPE_COUNT ? size[t] : 0;
-}
-
 typedef struct pieces {
 	int64_t n, step;
 	void (*fn)(void *arg, int64_t first, int64_t last);

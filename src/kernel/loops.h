@@ -92,9 +92,8 @@ void space_make(ew_space *s, int rank, const int64_t *dim, uint32_t mask, int ab
 		const int64_t (*stride)[EW_MAX_DIMS], int lead, int limit);
 /* Number of tiles over the dims that are (not) folded. */
 int64_t space_tiles(const ew_space *s, bool folded);
-/* Adds the place of tile `index` over the (not) folded dims to t->offset and sets the sizes
- * ni, nj as far as these dims are concerned. */
-void space_at(const ew_space *s, bool folded, int64_t index, ew_tile *t);
+/* The place and size of tile `index` over the dims that are not folded, tile `step` over those that are. */
+void space_at(const ew_space *s, int64_t index, int64_t step, ew_tile *t);
 
 /* Runs fn(arg, first, last, worker) over [0, n) in pieces; `weight` is the elements one index stands
  * for: small work stays on the caller, pieces are large enough to hide their dispatch. */

@@ -64,7 +64,17 @@ static void softmax_halves(half *y, const half *x, float *buf, int64_t n)
 	if (i < n)
 		a = _mm512_max_ps(a, half_vector(x, i, n));
 	const __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(a, b)));
-	for (i = 0; i < n; i += 16) {
+	enum { STEP = 4 * EW_LANES }; /* as many at a time hide what their steps wait for each other */
+	for (i = 0; i + STEP <= n; i += STEP) {
+		__m512 e[STEP / EW_LANES];
+		for (int k = 0; k < LENGTH(e); k++)
+			e[k] = exp_term16(_mm512_sub_ps(half_vector(x, i + EW_LANES * k, n), max));
+		for (int k = 0; k < LENGTH(e); k++) {
+			_mm512_storeu_ps(buf + i + EW_LANES * k, e[k]);
+			sum = _mm512_add_ps(sum, e[k]);
+		}
+	}
+	for (; i < n; i += EW_LANES) {
 		const __m512 e = exp_term16(_mm512_sub_ps(half_vector(x, i, n), max));
 		_mm512_storeu_ps(buf + i, e);
 		sum = _mm512_add_ps(sum, e);
