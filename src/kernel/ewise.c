@@ -278,6 +278,7 @@ static void run_tile(const ew_job *job, ew_tile *t, ew_register *reg, k_counts *
  * which the processor does not foresee.  `from`: the tile that runs meanwhile. */
 static void ask_for_tile(const ew_program *p, const ew_tile *t, const ew_tile *from)
 {
+	HAS_EFFECT;
 	for (int o = 0; o < p->noperands; o++) {
 		const int64_t si = t->si[o], sj = t->sj[o], size = (int64_t)k_type_size(p->operand[o].type);
 		if (t->offset[o] == from->offset[o] || (si != 1 && sj != 1))

@@ -436,6 +436,7 @@ static void ask_for_vectors(const k_matrix *x, int64_t at, int64_t sv, int64_t s
 			    int64_t end)
 {
 	const int64_t size = (int64_t)k_type_size(x->type);
+	HAS_EFFECT;
 	for (int64_t v = 0; v < count; v++)
 		for (int64_t byte = k * se * size; byte < end * se * size; byte += ALIGN)
 			__builtin_prefetch((const char *)element_at(x, at + v * sv) + byte);

@@ -37,6 +37,9 @@ static inline size_t k_type_size(k_type t)
 	return (unsigned)t < K_TYPE_COUNT ? size[t] : 0;
 }
 
+/* For functions that only prefetch: gcc 12 counts that as no effect, and would drop their calls. */
+#define HAS_EFFECT __asm__ volatile("")
+
 /* ---- Conversion ------------------------------------------------------------------ */
 
 void k_f16_to_f32(pool *p, uint32_t isa, float *dst, const half *src, int64_t n);
