@@ -122,7 +122,7 @@ static void confine(looper *l, int first, int end)
 		for (int r = 0; (i < first || i >= end) && r < e->call[i].nrefs; r++)
 			p->seen[e->call[i].storage[r]] = 0;
 	for (int i = 0; i < (int)l->s->nstorages; i++)
-		if (l->count <= threads)
+		if (l->count < threads)
 			p->seen[i] = 0;
 }
 
