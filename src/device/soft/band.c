@@ -9,8 +9,8 @@
  *
  * Requires: the calls of one iteration, in their order.  Calls form a section if each has an axis of its
  * length through which it can go part by part, and what one writes, another reads in the same part only.
- * Breaks: calls that no member depends on come after the section.  Bits do not change but for "fast" sums: a
- * row is computed from the same operands, in the same order. */
+ * Breaks: calls between those of the section come before it, if they are free to, or after it.  Bits do not
+ * change but for "fast" sums: a row is computed from the same operands, in the same order. */
 #include "device/soft/loop.h"
 
 typedef struct bander {
@@ -19,8 +19,10 @@ typedef struct bander {
 	parts *p;               /* of the section that is tried */
 	int *later;             /* by storage: number of the section after which something touches it, ... */
 	int *written_later;     /* ... or writes it */
-	int *axis;              /* by call: through which it goes, -1: it is not in the section */
+	int *axis;              /* by call: through which it goes, or one of the following */
 } bander;
+/* Calls that are not in the section: it may need them, or they may need it. */
+enum { BEFORE = -2, AFTER = -1 };
 
 static bool is_private(const bander *b, int storage)
 {
@@ -43,7 +45,7 @@ static bool adds_alone(const bander *b, const soft_call *c, int axis)
 	return b->p->seen[sums] != b->p->round && b->later[sums] != b->p->round;
 }
 
-/* The axis of `length` along which c can join the section, -1: none, or it has nothing to do with it. */
+/* The axis of `length` along which c can join the section; AFTER: none, or it has nothing to do with it. */
 static int join(const bander *b, const soft_call *c, int64_t length)
 {
 	const parts *p = b->p;
@@ -51,7 +53,7 @@ static int join(const bander *b, const soft_call *c, int64_t length)
 	for (int r = 0; r < c->nrefs; r++) {
 		const int i = c->storage[r];
 		if (b->written_later[i] == p->round || (b->later[i] == p->round && soft_access(c, r).written))
-			return -1;
+			return AFTER;
 		related |= p->seen[i] == p->round && p->written[i];
 	}
 	const access x = soft_access(c, 0);
@@ -59,7 +61,21 @@ static int join(const bander *b, const soft_call *c, int64_t length)
 		if (x.dim[d] == length && !soft_is_bound(c, d, false) && soft_agrees(p, c, d) &&
 		    adds_alone(b, c, d))
 			return d;
-	return -1;
+	return AFTER;
+}
+
+/* Whether c could as well run before the section so far, and what comes after it. */
+static bool is_free(const bander *b, const soft_call *c)
+{
+	for (int r = 0; r < c->nrefs; r++) {
+		const int i = c->storage[r];
+		const bool in = b->p->seen[i] == b->p->round, after = b->later[i] == b->p->round;
+		if (soft_access(c, r).written
+			? in || after
+			: (in && b->p->written[i]) || b->written_later[i] == b->p->round)
+			return false;
+	}
+	return true;
 }
 
 static void leave_for_later(bander *b, const soft_call *c)
@@ -84,10 +100,12 @@ static int collect(bander *b, const soft_call *call, int n, int seed, int axis, 
 	soft_note(b->p, &call[seed], axis);
 	for (int i = seed + 1; i < n; i++) {
 		b->axis[i] = join(b, &call[i], length);
-		if (b->axis[i] < 0) {
+		if (b->axis[i] < 0 && is_free(b, &call[i]))
+			b->axis[i] = BEFORE;
+		else if (b->axis[i] < 0)
 			leave_for_later(b, &call[i]);
+		if (b->axis[i] < 0)
 			continue;
-		}
 		soft_note(b->p, &call[i], b->axis[i]);
 		if (soft_is_sum(&call[i], 2, b->axis[i]))
 			b->later[call[i].storage[2]] = b->written_later[call[i].storage[2]] = b->p->round;
@@ -97,22 +115,26 @@ static int collect(bander *b, const soft_call *call, int n, int seed, int axis, 
 	return members;
 }
 
-/* Puts the members among calls [seed, end) first. */
-static an_status gather(bander *b, soft_call *call, int *from, int seed, int end, int members, int64_t length)
+/* Puts the members among calls [seed, end) side by side; *first is where. */
+static an_status gather(bander *b, soft_call *call, int *from, int seed, int end, int members, int64_t length,
+			int *first)
 {
 	soft_call *old = arena_copy(b->s->tmp, &call[seed], (size_t)(end - seed) * sizeof *old);
 	int *old_from = arena_copy(b->s->tmp, &from[seed], (size_t)(end - seed) * sizeof *old_from);
 	if (!old || !old_from)
 		return fail_memory(b->s->ctx, 0);
-	int in = seed, out = seed + members;
-	for (int i = seed; i < end; i++) {
-		const int to = b->axis[i] >= 0 ? in++ : out++;
+	int before = seed, in = seed;
+	for (int i = seed; i < end; i++)
+		in += b->axis[i] == BEFORE;
+	*first = in;
+	for (int i = seed, after = in + members; i < end; i++) {
+		const int to = b->axis[i] >= 0 ? in++ : b->axis[i] == BEFORE ? before++ : after++;
 		call[to] = old[i - seed];
 		from[to] = old_from[i - seed];
 		if (b->axis[i] >= 0)
 			call[to].band = (soft_band){.axis = b->axis[i], .length = length};
 	}
-	call[seed].band.calls = members;
+	call[*first].band.calls = members;
 	return AN_OK;
 }
 
@@ -141,7 +163,7 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 		const int64_t length = soft_access(c, 0).dim[best];
 		if (members < 2 || length < 2 * s->dev->band_unit)
 			continue;
-		TRY(gather(&b, call, from, seed, end, members, length));
+		TRY(gather(&b, call, from, seed, end, members, length, &seed));
 		seed += members - 1;
 	}
 	return AN_OK;
