@@ -102,10 +102,10 @@ static an_status time_steps(layer *l, bool update, bench_times *out)
 	double seconds[BENCH_MOST_RUNS], unused;
 	int runs = runs_of(l);
 	TRY(run_once(l, update, 0, &unused));
-	bench_clock from = measure_clock();
+	bench_clock from = measure_clock(l->b->pool);
 	for (int i = 0; i < runs; i++)
 		TRY(run_once(l, update, i, &seconds[i]));
-	bench_clock to = measure_clock();
+	bench_clock to = measure_clock(l->b->pool);
 	*out = stats_times(seconds, runs, measure_noisy(&from, &to, l->b->threads));
 	return AN_OK;
 }
