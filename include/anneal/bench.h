@@ -23,7 +23,7 @@ typedef struct an_bench_cell {
 	int width;     /* of the column */
 } an_bench_cell;
 
-/* Zero in any field means the default. */
+/* Zero in any field means the default.  A measurement refuses options of others. */
 typedef struct an_bench_options {
 	const char *numerics; /* layer, train, decode: of the device, default "fast"; gemm: default "fast" and
 				 "ieee" */
@@ -31,7 +31,8 @@ typedef struct an_bench_options {
 	double seconds;       /* train: how long to go on with further sizes; default 60 */
 	const char
 	    *model;   /* layer: the preset, default "layer768"; train, decode: only this one, default all */
-	int tokens;   /* train: only sequences of this length; default all */
+	int tokens;   /* layer: of the sequence, default the preset's; train: only sequences of this length,
+			 default all */
 	bool kernels; /* layer: also the kernels of its programs */
 	/* Called for every row when it is known; rows of one table follow each other.  Cells are valid during
 	 * the call. */
@@ -42,7 +43,8 @@ typedef struct an_bench_options {
 
 /* Names by index, NULL after the last; *summary (may be NULL): a line for people. */
 AN_API const char *an_bench_name(int i, const char **summary);
-/* Runs the measurement of that name.  AN_USAGE: there is none; the message lists what there is. */
+/* Runs the measurement of that name.  AN_USAGE: there is none, or it does not take an option; the message
+ * lists what there is. */
 AN_API an_status an_bench(an_ctx *ctx, const char *name, const an_bench_options *opt);
 
 #ifdef __cplusplus

@@ -182,11 +182,21 @@ AN_API an_status an_trainer_plan_only(an_device *d, const an_model *m, const an_
 
 /* ---- Evaluation and generation ---------------------------------------------------- */
 
+/* Zero in any field means the default. */
+typedef struct an_evaluate_options {
+	int tokens;    /* that one is predicted from; default the model's context */
+	int64_t limit; /* how many are predicted; default all */
+	/* called before every batch with the share of tokens that is done; returning false ends the
+	 * evaluation with AN_INTERRUPTED */
+	bool (*report)(void *user, double share);
+	void *user;
+} an_evaluate_options;
+
 /* Loss of a token array under weights `block`: every token but the very first is predicted once, from at
- * most `tokens` (0: the model's context) before it, which begin at a multiple of `tokens`.  With a limit > 0
- * only the first `limit` of them.  Nats per token in *loss, number predicted in *count. */
+ * most `tokens` before it, which begin at a multiple of `tokens`.  opt may be NULL.  Nats per token in *loss,
+ * number predicted in *count. */
 AN_API an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data,
-			     int tokens, int64_t limit, double *loss, int64_t *count);
+			     const an_evaluate_options *opt, double *loss, int64_t *count);
 
 typedef struct an_sample_options {
 	double temperature; /* 0: greedy */

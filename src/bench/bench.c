@@ -4,15 +4,20 @@
 #include <math.h>
 #include <stdio.h>
 
+enum { TIME = 1, MODEL = 2, TOKENS = 4, KERNELS = 8, NUMERICS = 16 };
+
 static const struct measurement {
 	const char *name, *summary;
+	int takes; /* of the options that not all take */
 	an_status (*run)(bench *b);
 } measurements[] = {
-    {"limits", "what the machine could do: peaks of its units, bandwidth of its memory", bench_limits_run},
-    {"gemm", "matrix products in the shapes and orientations of training", bench_gemm_run},
-    {"layer", "a training step of one layer, by entry of the plan", bench_layer_run},
-    {"train", "updates of models from 15 M to 600 M parameters, at 128 to 2048 tokens", bench_train_run},
-    {"decode", "tokens one by one, with a cache of keys and values", bench_decode_run},
+    {"limits", "what the machine could do: peaks of its units, bandwidth of its memory", 0, bench_limits_run},
+    {"gemm", "matrix products in the shapes and orientations of training", NUMERICS, bench_gemm_run},
+    {"layer", "a training step of one layer, by entry of the plan", MODEL | TOKENS | KERNELS | NUMERICS,
+     bench_layer_run},
+    {"train", "updates of models from 15 M to 600 M parameters, at 128 to 2048 tokens",
+     TIME | MODEL | TOKENS | NUMERICS, bench_train_run},
+    {"decode", "tokens one by one, with a cache of keys and values", MODEL | NUMERICS, bench_decode_run},
 };
 
 const char *an_bench_name(int i, const char **summary)
@@ -54,13 +59,43 @@ static void machine_row(const bench *b)
 	    CELL_TEXT("isa", "instruction sets", 0, an_ctx_isa(b->ctx)));
 }
 
+typedef char name_list[128];
+
+/* The measurements that take all of these options. */
+static const char *names_of(int takes, name_list list)
+{
+	*list = 0;
+	for (int i = 0; i < LENGTH(measurements); i++)
+		if ((measurements[i].takes & takes) == takes)
+			snprintf(list + strlen(list), sizeof(name_list) - strlen(list), "%s%s",
+				 *list ? ", " : "", measurements[i].name);
+	return list;
+}
+
 static an_status unknown(an_ctx *ctx, const char *name)
 {
-	char list[128] = "";
-	for (int i = 0; i < LENGTH(measurements); i++)
-		snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "",
-			 measurements[i].name);
-	return fail(ctx, AN_USAGE, "there is no measurement \"%s\"; there are %s", name, list);
+	name_list all;
+	return fail(ctx, AN_USAGE, "there is no measurement \"%s\"; there are %s", name, names_of(0, all));
+}
+
+/* What would be ignored is refused. */
+static an_status check_taken(an_ctx *ctx, const struct measurement *m, const an_bench_options *o)
+{
+	const struct option {
+		const char *name;
+		int bit;
+		bool given;
+	} options[] = {{"time", TIME, o->seconds > 0},
+		       {"model", MODEL, o->model},
+		       {"tokens", TOKENS, o->tokens},
+		       {"kernels", KERNELS, o->kernels},
+		       {"numerics", NUMERICS, o->numerics}};
+	name_list takers;
+	for (int i = 0; i < LENGTH(options); i++)
+		if (options[i].given && !(m->takes & options[i].bit))
+			return fail(ctx, AN_USAGE, "measurement \"%s\" does not take %s; these do: %s",
+				    m->name, options[i].name, names_of(options[i].bit, takers));
+	return AN_OK;
 }
 
 an_status an_bench(an_ctx *ctx, const char *name, const an_bench_options *opt)
@@ -71,6 +106,7 @@ an_status an_bench(an_ctx *ctx, const char *name, const an_bench_options *opt)
 			m = &measurements[i];
 	if (!m)
 		return unknown(ctx, name);
+	TRY(check_taken(ctx, m, opt));
 	bench b = {.ctx = ctx, .o = *opt, .pool = ctx_pool(ctx)};
 	b.o.runs = b.o.runs ? b.o.runs : 7;
 	b.o.seconds = b.o.seconds > 0 ? b.o.seconds : 60;

@@ -54,14 +54,17 @@ typedef struct bench_clock {
 	double wall, cpu, waited; /* waited < 0: the system does not say */
 	double stolen;            /* by other machines on the same hardware; all processors */
 } bench_clock;
-bench_clock measure_clock(void);
+/* All threads of the pool come together first: what a thread has waited is known when it gets a processor. */
+bench_clock measure_clock(pool *p);
 /* Whether more than 3% of the processors' time between two moments went elsewhere.  Where the system does not
  * say, and `busy` threads were to compute without a pause, what they did not get counts. */
 bool measure_noisy(const bench_clock *from, const bench_clock *to, int busy);
 
-/* Calls `fn` once and then o.runs times or more: a run that was disturbed is taken again, for a while.
- * Short calls are repeated within a run.  All threads of the pool are to be busy in it. */
-bench_times measure(const bench *b, void (*fn)(void *arg), void *arg);
+/* Calls `fn` once and then o.runs times or more: a run that was disturbed is taken again, for `patience`
+ * seconds.  Short calls are repeated within a run.  All threads of the pool are to be busy in it. */
+bench_times measure(const bench *b, double patience, void (*fn)(void *arg), void *arg);
+#define PATIENCE       0.3
+#define PATIENCE_LIMIT 1.0 /* for what others are compared with */
 
 /* ---- The machine --------------------------------------------------------------------- */
 

@@ -20,13 +20,13 @@ static an_status run_preset(bench *b, const char *preset, bench_model *m, an_gen
 	/* programs are compiled when they are first needed */
 	TRY(an_generator_feed(*g, ids, PROMPT));
 	TRY(an_generator_feed(*g, ids + PROMPT, 1));
-	bench_clock from = measure_clock();
+	bench_clock from = measure_clock(b->pool);
 	for (int i = 0; i < TOKENS; i++) {
 		double began = seconds_now();
 		TRY(an_generator_feed(*g, ids + PROMPT + 1 + i, 1));
 		seconds[i] = seconds_now() - began;
 	}
-	bench_clock to = measure_clock();
+	bench_clock to = measure_clock(b->pool);
 	t = stats_times(seconds, TOKENS, measure_noisy(&from, &to, b->threads));
 	double bytes = model_matrix_flop(m->model, 1); /* an fp16 weight is two bytes and two operations */
 	stream_memory block;

@@ -119,7 +119,7 @@ static an_status time_product(gemm *g, bool packed, bench_times *t)
 		g->args.packed_a = g->packed;
 	}
 	TRY(grow(ctx, &g->scratch, &g->scratch_bytes, k_gemm_scratch(g->row, &g->args, g->b->threads)));
-	*t = measure(g->b, call, g);
+	*t = measure(g->b, PATIENCE, call, g);
 	return AN_OK;
 }
 

@@ -42,6 +42,8 @@ static an_status set_up(layer *l)
 	an_llama_config c;
 	TRY(an_llama_preset(ctx, l->preset, &c));
 	c.vocab = VOCAB;
+	if (l->b->o.tokens)
+		c.seq = l->b->o.tokens;
 	TRY(model_open(l->b, &c, &l->m));
 	an_train_options o = {.steps = 1 << 20, .lr = RATE, .warmup = -1, .profile = l->b->o.kernels};
 	an_data data = {.train = l->m.tokens};
@@ -100,10 +102,10 @@ static an_status time_steps(layer *l, bool update, bench_times *out)
 	double seconds[BENCH_MOST_RUNS], unused;
 	int runs = runs_of(l);
 	TRY(run_once(l, update, 0, &unused));
-	bench_clock from = measure_clock();
+	bench_clock from = measure_clock(l->b->pool);
 	for (int i = 0; i < runs; i++)
 		TRY(run_once(l, update, i, &seconds[i]));
-	bench_clock to = measure_clock();
+	bench_clock to = measure_clock(l->b->pool);
 	*out = stats_times(seconds, runs, measure_noisy(&from, &to, l->b->threads));
 	return AN_OK;
 }
@@ -117,7 +119,8 @@ static void report_step(layer *l, const char *what, const bench_times *t, double
 {
 	double rate = 1e-9 * l->credit / t->median;
 	ROW(l->b, "step", CELL_TEXT("what", "step of a layer", 34, what),
-	    CELL_TEXT("model", "preset", 11, l->preset), CELL_TIMES(*t),
+	    CELL_TEXT("model", "preset", 11, l->preset),
+	    CELL_NUMBER("tokens", "tokens", 7, 0, an_model_config(l->m.model)->seq), CELL_TIMES(*t),
 	    CELL_NUMBER("gflop", NULL, 0, 3, 1e-9 * l->credit), CELL_NUMBER("gflops", "GFLOP/s", 9, 1, rate),
 	    CELL_NUMBER("peak_percent", "% of peak", 10, 1, 100 * rate / peak(l)),
 	    CELL_NUMBER("floor_ms", "floor ms", 9, 3, 1e3 * floor),

@@ -2,13 +2,14 @@
 #include "bench/bench.h"
 
 #include <dirent.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
-#define NOISE         0.03 /* of the processors' time */
-#define SHORTEST      2e-3 /* seconds of a run */
-#define SECONDS_AGAIN 0.3  /* for as long, disturbed runs are taken again */
+#define NOISE    0.03 /* of the processors' time */
+#define SHORTEST 2e-3 /* seconds of a run */
 
 static double cpu_seconds(void)
 {
@@ -54,8 +55,24 @@ static double stolen(void)
 	return n == 8 ? (double)t[7] / (double)sysconf(_SC_CLK_TCK) : 0;
 }
 
-bench_clock measure_clock(void)
+typedef struct meeting {
+	atomic_int missing;
+} meeting;
+
+/* Takes a thread until the last one has come. */
+static void meet(void *arg, int64_t item, int worker)
 {
+	meeting *m = arg;
+	(void)item, (void)worker;
+	atomic_fetch_sub(&m->missing, 1);
+	while (atomic_load(&m->missing) > 0)
+		sched_yield();
+}
+
+bench_clock measure_clock(pool *p)
+{
+	meeting m = {pool_threads(p)};
+	pool_run(p, meet, &m, pool_threads(p));
 	return (bench_clock){
 	    .waited = waited(), .stolen = stolen(), .cpu = cpu_seconds(), .wall = seconds_now()};
 }
@@ -73,28 +90,39 @@ bool measure_noisy(const bench_clock *from, const bench_clock *to, int busy)
 	return lost > NOISE * wall * MAX(busy, 1);
 }
 
-bench_times measure(const bench *b, void (*fn)(void *arg), void *arg)
+/* Of disturbed runs those that lost least.  x: ascending, n of at most `most`; returns n. */
+static int keep_fastest(double *x, int n, int most, double seconds)
+{
+	if (n < most)
+		x[n++] = seconds;
+	else
+		x[n - 1] = MIN(x[n - 1], seconds);
+	stats_sort(x, n);
+	return n;
+}
+
+bench_times measure(const bench *b, double patience, void (*fn)(void *arg), void *arg)
 {
 	double clean[BENCH_MOST_RUNS], dirty[BENCH_MOST_RUNS], begun = seconds_now();
 	fn(arg);
 	double once = seconds_now() - begun;
 	int repeat = once < SHORTEST ? (int)(SHORTEST / (once + 1e-7)) + 1 : 1;
 	int nclean = 0, ndirty = 0;
-	while (nclean < b->o.runs && (nclean + ndirty < b->o.runs || seconds_now() - begun < SECONDS_AGAIN)) {
-		bench_clock from = measure_clock();
+	while (nclean < b->o.runs && (nclean + ndirty < b->o.runs || seconds_now() - begun < patience)) {
+		bench_clock from = measure_clock(b->pool);
 		for (int i = 0; i < repeat; i++)
 			fn(arg);
 		double wall = seconds_now();
-		bench_clock to = measure_clock();
+		bench_clock to = measure_clock(b->pool);
 		double seconds = (wall - from.wall) / repeat;
 		if (!measure_noisy(&from, &to, b->threads))
 			clean[nclean++] = seconds;
 		else
-			dirty[ndirty++ % b->o.runs] = seconds;
+			ndirty = keep_fastest(dirty, ndirty, b->o.runs, seconds);
 	}
 	if (nclean >= BENCH_LEAST_RUNS)
 		return stats_times(clean, nclean, false);
-	while (nclean < b->o.runs && ndirty > 0) /* all there is */
-		clean[nclean++] = dirty[--ndirty % b->o.runs];
+	for (int i = 0; nclean < b->o.runs; i++)
+		clean[nclean++] = dirty[i];
 	return stats_times(clean, nclean, true);
 }

@@ -7,15 +7,16 @@
 
 enum { TOKENS = 16384, PIECE = 1 << 16 };
 
-static an_status make_tokens(bench_model *m, int32_t vocab)
+static an_status make_tokens(bench_model *m, int32_t vocab, int32_t seq)
 {
-	size_t bytes = TOKENS * sizeof(int32_t);
+	int32_t n = MAX(TOKENS, seq + 1); /* a sequence, and the token after it */
+	size_t bytes = (size_t)n * sizeof(int32_t);
 	int32_t *ids = mem_alloc(m->ctx, bytes);
 	if (!ids)
 		return fail_memory(m->ctx, bytes);
-	for (int i = 0; i < TOKENS; i++)
+	for (int i = 0; i < n; i++)
 		ids[i] = (int32_t)(random_bits(3, 0, (uint64_t)i) % (uint64_t)vocab);
-	an_status s = an_tokens_copy(m->ctx, ids, TOKENS, vocab, &m->tokens);
+	an_status s = an_tokens_copy(m->ctx, ids, (size_t)n, vocab, &m->tokens);
 	mem_free(m->ctx, ids, bytes);
 	return s;
 }
@@ -26,7 +27,7 @@ an_status model_open(const bench *b, const an_llama_config *c, bench_model *m)
 	*m = (bench_model){.ctx = b->ctx};
 	TRY(an_llama_new(b->ctx, c, &m->model));
 	TRY(an_device_open(b->ctx, &device, &m->device));
-	return make_tokens(m, c->vocab);
+	return make_tokens(m, c->vocab, c->seq);
 }
 
 /* Uniform with the standard deviation of the parameter, four from a draw: the sampling of a training's

@@ -190,7 +190,7 @@ an_status peak_measure(const bench *b, const peak_unit *u, bench_times *t, doubl
 	if (!r.data)
 		return fail_memory(b->ctx, sizeof(peak_data));
 	fill(r.data);
-	*t = measure(b, run, &r);
+	*t = measure(b, PATIENCE_LIMIT, run, &r);
 	*rate = 1e-9 * u->ops * b->threads / t->median;
 	mem_free_tensor(b->ctx, r.data, sizeof(peak_data));
 	return AN_OK;

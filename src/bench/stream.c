@@ -147,7 +147,7 @@ an_status stream_measure(const stream_memory *m, stream_pattern p, int64_t bytes
 	else if (b->ctx->isa & ISA_AVX2)
 		r.fn = q->avx2;
 	r.passes = (int)MAX(1, PASS_BYTES / (n * 4 * q->moves));
-	*t = measure(b, run, &r);
+	*t = measure(b, PATIENCE, run, &r);
 	*rate = 1e-9 * (double)(n * 4 * q->moves * r.passes) * b->threads / t->median;
 	mem_free_tensor(b->ctx, r.sink, sink);
 	return AN_OK;
@@ -157,7 +157,7 @@ an_status stream_fresh(const bench *b, bench_times *t, double *rate)
 {
 	enum { BYTES = 64 << 20 };
 	double seconds[BENCH_MOST_RUNS];
-	bench_clock from = measure_clock();
+	bench_clock from = measure_clock(b->pool);
 	for (int i = 0; i < b->o.runs; i++) {
 		double began = seconds_now();
 		void *p = mem_alloc_tensor(b->ctx, BYTES);
@@ -166,7 +166,7 @@ an_status stream_fresh(const bench *b, bench_times *t, double *rate)
 			return fail_memory(b->ctx, BYTES);
 		mem_free_tensor(b->ctx, p, BYTES);
 	}
-	bench_clock to = measure_clock();
+	bench_clock to = measure_clock(b->pool);
 	*t = stats_times(seconds, b->o.runs, measure_noisy(&from, &to, 1));
 	*rate = 1e-9 * (double)BYTES / t->median;
 	return AN_OK;

@@ -100,14 +100,14 @@ static an_status time_updates(training *t, bench_times *update, bench_times *opt
 {
 	double seconds[BENCH_MOST_RUNS], parts[BENCH_MOST_RUNS], before = 0;
 	adamw(t, &before);
-	bench_clock from = measure_clock();
+	bench_clock from = measure_clock(t->b->pool);
 	for (int i = 0; i < t->b->o.runs; i++) {
 		double began = seconds_now();
 		TRY(an_trainer_step(t->trainer));
 		seconds[i] = seconds_now() - began;
 		parts[i] = adamw(t, &before);
 	}
-	bench_clock to = measure_clock();
+	bench_clock to = measure_clock(t->b->pool);
 	bool noisy = measure_noisy(&from, &to, t->b->threads);
 	*update = stats_times(seconds, t->b->o.runs, noisy);
 	*optimizer = stats_times(parts, t->b->o.runs, noisy);

@@ -100,7 +100,7 @@ static int run(int argc, char **argv)
 		{"runs", "N", "of every measurement (default 7)", 5, 101, .i = &opt.runs},
 		{"time", "SECONDS", "train: no further size is begun after this (default 60)", 0.1, 1e6, .real = &opt.seconds},
 		{"model", "NAME", "layer: the preset (default layer768); train, decode: only this one, e.g. stories15m", .text = &opt.model},
-		{"tokens", "N", "train: only sequences of this length", 1, 1 << 20, .i = &opt.tokens},
+		{"tokens", "N", "layer: of the sequence (default: the preset's); train: only sequences of this length", 1, 1 << 20, .i = &opt.tokens},
 		{"kernels", NULL, "layer: also the kernels of its programs", .flag = &opt.kernels},
 		{"numerics", "PROFILE", "of layer, train and decode (default fast), and of gemm (default fast and ieee)", .text = &opt.numerics},
 		{"threads", "N", "worker threads (default: the CPUs there are)", 1, 1024, .i = &d.threads},

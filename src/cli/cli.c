@@ -8,10 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static const cli_command *current; /* for messages */
 static bool status_open;           /* a status line stands unfinished on the terminal */
+static double status_shown;        /* when the last one was written */
 
 /* ---- Errors ------------------------------------------------------------------------ */
 
@@ -474,6 +476,13 @@ void cli_json_number(FILE *f, double x)
 		fputs("null", f);
 }
 
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 void cli_status(bool plain, const char *fmt, ...)
 {
 	bool terminal = isatty(STDERR_FILENO);
@@ -487,6 +496,15 @@ void cli_status(bool plain, const char *fmt, ...)
 	fputs(terminal ? "\033[K" : "\n", stderr); /* ANSI: erase what is left of the last line */
 	fflush(stderr);
 	status_open = terminal;
+	status_shown = now();
+}
+
+bool cli_status_due(void) { return now() - status_shown >= 0.1; }
+
+void cli_progress(void *what, double share)
+{
+	if (cli_status_due())
+		cli_status(false, "%s %3.0f%%", (const char *)what, 100 * share);
 }
 
 void cli_status_end(void)

@@ -30,14 +30,22 @@ static void write_logits(an_ctx *ctx, an_device *device, const cli_trained *m, c
 	cli_check(ctx, an_generator_new(device, m->model, m->weights, an_model_config(m->model)->seq, &g));
 	float *logits = cli_alloc(n * (size_t)vocab, sizeof *logits);
 	for (size_t i = 0; i < n; i++) {
+		cli_progress("computing logits", (double)i / (double)n);
 		cli_check(ctx, an_generator_feed(g, &ids[i], 1));
 		memcpy(logits + i * (size_t)vocab, an_generator_logits(g), (size_t)vocab * sizeof *logits);
 	}
+	cli_status_clear();
 	an_type t = an_tensor(AN_FP32, 2, (int32_t[]){(int32_t)n, vocab});
 	cli_check(ctx, an_npy_write(ctx, path, &t, logits));
 	an_generator_free(g);
 	free(logits);
 	free(ids);
+}
+
+static bool progress(void *what, double share)
+{
+	cli_progress(what, share);
+	return true;
 }
 
 static void measure(an_ctx *ctx, an_device *device, const cli_trained *m, const char *path, int tokens,
@@ -46,7 +54,9 @@ static void measure(an_ctx *ctx, an_device *device, const cli_trained *m, const 
 	size_t len, n;
 	uint8_t *text = cli_read(path, &len);
 	int32_t *ids;
-	cli_check(ctx, an_encode(m->tokenizer, text, len, &ids, &n));
+	int64_t invalid;
+	cli_check(ctx, an_encode_progress(m->tokenizer, text, len, cli_progress, "encoding the text", &ids,
+					  &n, &invalid));
 	/* the end of a text before it, where there is one, so that its first token is predicted too */
 	int32_t end = an_tokenizer_end(m->tokenizer);
 	size_t before = end >= 0;
@@ -57,7 +67,9 @@ static void measure(an_ctx *ctx, an_device *device, const cli_trained *m, const 
 	cli_check(ctx, an_tokens_copy(ctx, all, n + before, an_model_config(m->model)->vocab, &data));
 	double loss;
 	int64_t count;
-	cli_check(ctx, an_evaluate(device, m->model, m->weights, data, tokens, 0, &loss, &count));
+	an_evaluate_options opt = {.tokens = tokens, .report = progress, .user = "measuring the text"};
+	cli_check(ctx, an_evaluate(device, m->model, m->weights, data, &opt, &loss, &count));
+	cli_status_clear();
 	/* without such a token the first one's bytes come free; they are not counted then */
 	double bytes = (double)an_tokens_bytes(data, 1, n + before - 1, m->tokenizer);
 	double bits = loss * (double)count / log(2) / bytes;

@@ -80,11 +80,6 @@ static void free_corpus(corpus *c)
 	free(c->doc);
 }
 
-static void progress(void *what, double fraction)
-{
-	cli_status(false, "%s %3.0f%%", (const char *)what, 100 * fraction);
-}
-
 static an_tokenizer *train_tokenizer(an_ctx *ctx, const corpus *c, int32_t vocab)
 {
 	/* one document is trained on where it lies, several are put together */
@@ -98,7 +93,7 @@ static an_tokenizer *train_tokenizer(an_ctx *ctx, const corpus *c, int32_t vocab
 			all.len += c->doc[i].len;
 		}
 	}
-	an_bpe_options bpe = {vocab, progress, "training the tokenizer"};
+	an_bpe_options bpe = {vocab, cli_progress, "training the tokenizer"};
 	an_tokenizer *t;
 	int64_t invalid;
 	cli_check(ctx, an_bpe_train(ctx, all.text, all.len, &bpe, &t, &invalid));
@@ -122,7 +117,7 @@ static ids encode(an_ctx *ctx, const an_tokenizer *t, const corpus *c, int begin
 		int32_t *id;
 		size_t n, before = an_tokenizer_end(t) >= 0;
 		int64_t bad;
-		cli_check(ctx, an_encode_progress(t, c->doc[i].text, c->doc[i].len, progress,
+		cli_check(ctx, an_encode_progress(t, c->doc[i].text, c->doc[i].len, cli_progress,
 						  "encoding the text", &id, &n, &bad));
 		*invalid += bad;
 		all.id = realloc(all.id, (all.n + before + n + 1) * sizeof *all.id);

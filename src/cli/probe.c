@@ -201,9 +201,17 @@ static char *read_line(input *in)
 
 static void end_group(report *r)
 {
+	cli_status_clear();
 	if (r->agree)
 		printf("  %d agree%s\n", r->agree, r->agree == 1 ? "s" : "");
 	r->agree = 0;
+}
+
+/* ... "id": "..." ...: what follows the quote. */
+static const char *id_of(const char *begin)
+{
+	const char *at = strstr(begin, "\"id\": \"");
+	return at ? at + 7 : "\"";
 }
 
 /* "{"index": 12, "group": "case" ...": which. */
@@ -221,13 +229,16 @@ static void follow(report *r, const char *begin)
 	if (sscanf(begin, "{\"index\": %d, \"group\": \"%15[a-z]\"", &index, group) != 2)
 		cli_fail("a worker said \"%s\"", begin);
 	r->first = index + 1;
-	if (!strcmp(group, r->group))
-		return;
-	end_group(r);
-	snprintf(r->group, sizeof r->group, "%s", group);
-	for (size_t i = 0; i < sizeof heading / sizeof *heading; i++)
-		if (!strcmp(heading[i], group))
-			printf("\n%s\n", heading[i] + strlen(group) + 1);
+	if (strcmp(group, r->group) != 0) {
+		end_group(r);
+		snprintf(r->group, sizeof r->group, "%s", group);
+		for (size_t i = 0; i < sizeof heading / sizeof *heading; i++)
+			if (!strcmp(heading[i], group))
+				printf("\n%s\n", heading[i] + strlen(group) + 1);
+		fflush(stdout);
+	}
+	const char *id = id_of(begin);
+	cli_status(false, "  trying %.*s", (int)strcspn(id, "\""), id);
 }
 
 static void take(report *r, const char *begin, const char *end, const char *line, const probe_options *o)
@@ -239,6 +250,7 @@ static void take(report *r, const char *begin, const char *end, const char *line
 			continue;
 		r->count[v]++;
 		r->agree += v == AN_PROBE_AGREES;
+		cli_status_clear();
 		if (o->all || v != AN_PROBE_AGREES)
 			printf("  %s\n", line);
 	}
@@ -249,7 +261,7 @@ static void take(report *r, const char *begin, const char *end, const char *line
 static void take_broken(report *r, const char *begin, const char *why, const probe_options *o)
 {
 	char *end = cli_format(", \"verdict\": \"failed\", \"expected\": \"\", \"observed\": \"%s\"", why),
-	     *line = cli_format("%-8s %-20.20s %s", "failed", strstr(begin, "\"id\": ") + 7, why);
+	     *line = cli_format("%-8s %-20.20s %s", "failed", id_of(begin), why);
 	line[29] = 0;
 	char *quote = strchr(line + 9, '"');
 	if (quote)

@@ -36,7 +36,6 @@ typedef struct progress {
 	double best;        /* of this run; INFINITY: none */
 	int64_t best_step;
 	double tokens, started; /* for the mean speed */
-	double shown;           /* when the status line was last written */
 	double tokens_per_update;
 } progress;
 
@@ -85,24 +84,20 @@ static void report_json(const an_train_report *r)
 
 static void report_text(progress *p, const an_train_report *r)
 {
-	double t = now();
 	/* where lines stay, a twentieth of the run apart */
 	int64_t apart = r->steps >= 20 ? r->steps / 20 : 1;
 	bool line = p->every || r->step == 1 || r->step % apart == 0 || r->step == r->steps;
-	bool soon = t - p->shown < 0.1; /* no terminal is read faster */
 	switch (r->kind) {
 	case AN_REPORT_STEP:
-		if (!line && soon)
+		if (!line && !cli_status_due())
 			break;
-		p->shown = t;
 		cli_status(line, "step %lld of %lld  loss %.4f  %s tokens/s  %s left", (long long)r->step,
 			   (long long)r->steps, r->loss, cli_quantity(r->tokens_per_second),
 			   cli_duration(r->seconds_left));
 		break;
 	case AN_REPORT_EVALUATING:
-		if (soon)
+		if (!cli_status_due())
 			break;
-		p->shown = t;
 		cli_status(false, "step %lld of %lld  measuring the validation text %3.0f%%",
 			   (long long)r->step, (long long)r->steps, 100 * r->share);
 		break;

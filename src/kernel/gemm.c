@@ -175,7 +175,7 @@ typedef struct gemm_plan {
 #define ENOUGH_PANELS 8
 /* Products smaller than this (multiplications) stay on the caller's thread. */
 #define PARALLEL_PRODUCTS 65536
-#define VECTOR_BYTES      131072
+#define VECTOR_BYTES      524288
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -284,10 +284,12 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
 	if (r->vector) {
 		assert(!g->packed_a && !g->packed_b);
-		/* Some 100 KB, as many times as there are threads: that many finish together. */
+		threads = q->parallel ? threads : 1;
+		/* Some 500 KB, as many times as there are threads: that many finish together.  Behind the end
+		 * of a piece a thread asks for what another one reads. */
 		int64_t bytes = g->m * g->k * (int64_t)k_type_size(g->a.type);
 		int64_t rounds = MAX((bytes / threads + VECTOR_BYTES / 2) / VECTOR_BYTES, 1);
-		q->mb = cut(g->m, MIN(ceil_div(g->m, rounds * threads), r->mc), 1, &q->mc);
+		q->mb = cut(g->m, ceil_div(g->m, rounds * threads), 1, &q->mc);
 		q->x_bytes =
 		    r->pack_a ? (size_t)(round_up(g->k, r->kr) * r->element + r->trailer) : (size_t)g->k * 4;
 		q->x_bytes = (size_t)round_up((int64_t)q->x_bytes, ALIGN);
@@ -978,19 +980,16 @@ static void *packed_vector(const gemm_plan *q, int64_t batch, int64_t column)
 	return q->scratch + (size_t)(batch * q->g.n + column) * q->x_bytes;
 }
 
-static void vector_item(void *arg, int64_t i, int worker)
+/* m rows from `row` on, of one matrix. */
+static void vector_rows(const gemm_run *run, int64_t batch, int64_t row, int m)
 {
-	const gemm_run *run = arg;
 	const gemm_plan *q = run->q;
 	const k_gemm_args *g = &q->g;
 	enum { ROWS = 256 };
 	float y[ROWS];
-	(void)worker;
-	assert(q->mc <= ROWS);
-	int64_t batch = i / q->mb, row = i % q->mb * q->mc;
-	int m = (int)MIN(g->m - row, q->mc);
-	int64_t c = gemm_batch_offset(&q->g, &g->c, batch) + row * g->c.rs;
-	const char *a = element_at(&g->a, gemm_batch_offset(&q->g, &g->a, batch) + row * g->a.rs);
+	assert(m <= ROWS);
+	int64_t c = gemm_batch_offset(g, &g->c, batch) + row * g->c.rs;
+	const char *a = element_at(&g->a, gemm_batch_offset(g, &g->a, batch) + row * g->a.rs);
 	const bool biased = q->row->precision & FIXED && g->bias.data;
 	for (int64_t j = 0; j < g->n; j++) {
 		if (biased)
@@ -1006,6 +1005,16 @@ static void vector_item(void *arg, int64_t i, int worker)
 		else
 			run->loops->store(element_at(&g->c, c + j * g->c.cs), g->c.type, g->c.rs, y, m);
 	}
+}
+
+static void vector_item(void *arg, int64_t i, int worker)
+{
+	const gemm_run *run = arg;
+	const gemm_plan *q = run->q;
+	int64_t batch = i / q->mb, row = i % q->mb * q->mc, end = MIN(q->g.m, row + q->mc);
+	(void)worker;
+	for (; row < end; row += q->row->mc)
+		vector_rows(run, batch, row, (int)MIN(end - row, q->row->mc));
 }
 
 static void run_vectors(pool *p, gemm_run *run)

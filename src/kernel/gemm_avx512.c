@@ -52,9 +52,32 @@ INLINE void dot_rows(const int rows, float *y, const void *a, k_type type, int64
 		y[i] = _mm512_reduce_add_ps(t[i]);
 }
 
+/* Of two vectors the sums of their halves, of quarters in these, ... */
+#define ADD_QUADS(a, b, first, second) \
+	_mm512_add_ps(_mm512_shuffle_f32x4(a, b, first), _mm512_shuffle_f32x4(a, b, second))
+#define ADD_LANES(a, b, first, second) \
+	_mm512_add_ps(_mm512_shuffle_ps(a, b, first), _mm512_shuffle_ps(a, b, second))
+
+/* The sums of the elements of each of 16 vectors. */
+INLINE __m512 reduce16(const __m512 *s)
+{
+	__m512 t[4], u[2];
+	UNROLL
+	for (int i = 0; i < 4; i++) {
+		__m512 ab = ADD_QUADS(s[i], s[4 + i], 0x44, 0xee),
+		       cd = ADD_QUADS(s[8 + i], s[12 + i], 0x44, 0xee);
+		t[i] = ADD_QUADS(ab, cd, 0x88, 0xdd);
+	}
+	UNROLL
+	for (int i = 0; i < 2; i++)
+		u[i] = ADD_LANES(t[i], t[2 + i], 0x44, 0xee);
+	__m512 sums = ADD_LANES(u[0], u[1], 0x88, 0xdd);
+	return _mm512_permute_ps(sums, 0xd8);
+}
+
 /* A long contiguous row: four times 16 partial sums, and lines asked for ahead of time, in the next rows too.
  * One core waits for memory otherwise: rows of 768 fp16 values then arrive at half the rate. */
-INLINE void dot_row(float *y, const void *a, k_type type, int64_t k, const float *x)
+INLINE __m512 long_row(const void *a, k_type type, int64_t k, const float *x, const __mmask16 rest[4])
 {
 	const int64_t size = type == K_F16 ? 2 : 4;
 	__m512 t[4];
@@ -73,12 +96,28 @@ INLINE void dot_row(float *y, const void *a, k_type type, int64_t k, const float
 					       _mm512_loadu_ps(x + p + 16 * i), t[i]);
 	}
 	UNROLL
-	for (int i = 0; i < 4; i++) {
-		__mmask16 m = low_mask((int)(k - p) - 16 * i);
-		t[i] = _mm512_fmadd_ps(load_floats16(a, type, p + 16 * i, m),
-				       _mm512_maskz_loadu_ps(m, x + p + 16 * i), t[i]);
+	for (int i = 0; i < 4; i++)
+		if (rest[i])
+			t[i] = _mm512_fmadd_ps(load_floats16(a, type, p + 16 * i, rest[i]),
+					       _mm512_maskz_loadu_ps(rest[i], x + p + 16 * i), t[i]);
+	return _mm512_add_ps(_mm512_add_ps(t[0], t[1]), _mm512_add_ps(t[2], t[3]));
+}
+
+/* One after the other, as they lie in memory.  Of 288 fp16 values, tail and reduction would take half the
+ * time by themselves. */
+INLINE void long_rows(float *y, const char *a, k_type type, int64_t row_bytes, int m, int64_t k,
+		      const float *x)
+{
+	__mmask16 rest[4]; /* of the last elements, fewer than 64 */
+	UNROLL
+	for (int j = 0; j < 4; j++)
+		rest[j] = low_mask((int)(k % 64) - 16 * j);
+	for (int i = 0; i < m; i += 16) {
+		__m512 s[16];
+		for (int j = 0; j < 16; j++, a += row_bytes)
+			s[j] = i + j < m ? long_row(a, type, k, x, rest) : _mm512_setzero_ps();
+		_mm512_mask_storeu_ps(y + i, low_mask(m - i), reduce16(s));
 	}
-	*y = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(t[0], t[1]), _mm512_add_ps(t[2], t[3])));
 }
 
 #define SUM_AHEAD 16 /* rows */
@@ -98,8 +137,9 @@ INLINE void sum_columns(float *y, const void *a, k_type type, int64_t cs, int m,
 		__m512 xv = _mm512_set1_ps(x[p]);
 		UNROLL
 		for (int v = 0; v < 4; v++)
-			t[v] = _mm512_fmadd_ps(load_floats16(a, type, 16 * v + p * cs, low_mask(m - 16 * v)),
-					       xv, t[v]);
+			if (16 * v < m)
+				t[v] = _mm512_fmadd_ps(
+				    load_floats16(a, type, 16 * v + p * cs, low_mask(m - 16 * v)), xv, t[v]);
 	}
 	UNROLL
 	for (int v = 0; v < 4; v++)
@@ -111,8 +151,7 @@ INLINE void vector_type(float *y, const void *a, k_type type, int64_t rs, int64_
 {
 	const int64_t size = type == K_F16 ? 2 : 4;
 	if (cs == 1 && k >= GEMM_LONG_ROW) {
-		for (int i = 0; i < m; i++)
-			dot_row(y + i, (const char *)a + i * rs * size, type, k, x);
+		long_rows(y, a, type, rs * size, m, k, x);
 	} else if (cs == 1) {
 		int i = 0;
 		for (; i + 8 <= m; i += 8) {

@@ -1,4 +1,4 @@
-/* What the passes share: rewriting one function into another, and the folding hook. */
+/* What the passes share: rewriting one function into another. */
 #ifndef PASS_PASS_H
 #define PASS_PASS_H
 
@@ -60,14 +60,5 @@ an_value pass_emit(an_builder *b, int op, const an_arg *args, int nargs);
 /* An operation with one result: EMIT(b, OP_TILE, ARG_VALUE("x", x), ARG_INTS("reps", rank, reps)). */
 #define EMIT(b, op, ...) \
 	pass_emit(b, op, (const an_arg[]){__VA_ARGS__}, LENGTH(((const an_arg[]){__VA_ARGS__})))
-
-/* ---- Folding ----------------------------------------------------------------- */
-
-/* Computes one operation all of whose arguments are constants (fn_const gives their literals).  results[i]
- * has room for the an_type_bytes of result i.  AN_UNSUPPORTED: leave the operation as it is. */
-typedef an_status (*pass_eval)(void *user, const an_function *f, const mil_op *op, void *const *results);
-/* Replaces operations on constants by their results, in the arithmetic of whoever will run the program.
- * Loads the program's blobs. *out: "<name>_fold". */
-an_status pass_fold(an_function *f, pass_eval eval, void *user, an_function **out);
 
 #endif

@@ -404,11 +404,11 @@ static an_status evaluate(an_trainer *t, dispatch *d)
 }
 
 an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count,
-			bool (*go_on)(const an_trainer *t, double share), double *nats)
+			bool (*go_on)(void *user, double share), void *user, double *nats)
 {
 	*nats = 0;
 	for (int64_t first = 0; first * t->o.tokens < count; first += t->o.batch) {
-		if (go_on && !go_on(t, (double)(first * t->o.tokens) / (double)count))
+		if (go_on && !go_on(user, (double)(first * t->o.tokens) / (double)count))
 			return fail(t->ctx, AN_INTERRUPTED, "stopped while evaluating");
 		data_eval_batch(from, count, t->o.batch, t->o.tokens, first, t->input, t->target, t->window);
 		embed(t);

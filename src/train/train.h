@@ -220,7 +220,7 @@ an_status train_run_entry(an_trainer *t, int i, double grad_scale, double *nats)
 /* Nats over tokens 1 .. count of `from`.  `go_on` (may be NULL) is asked before every batch, with the share
  * of tokens that is done; if it says no, this is AN_INTERRUPTED. */
 an_status train_measure(an_trainer *t, const an_tokens *from, int64_t count,
-			bool (*go_on)(const an_trainer *t, double share), double *nats);
+			bool (*go_on)(void *user, double share), void *user, double *nats);
 /* Runs one program, on the device or as the host. */
 an_status train_dispatch(const dispatch *d);
 

@@ -197,15 +197,16 @@ an_status an_trainer_step(an_trainer *t)
 	return train_update(t);
 }
 
-static an_status evaluate(an_trainer *t, int64_t tokens, bool (*go_on)(const an_trainer *t, double share),
-			  double *loss, double *bits_per_byte)
+/* `go_on`, which gets the trainer, may be NULL. */
+static an_status evaluate(an_trainer *t, int64_t tokens, bool (*go_on)(void *t, double share), double *loss,
+			  double *bits_per_byte)
 {
 	if (!t->data.valid)
 		return fail(t->ctx, AN_USAGE, "there is no validation text");
 	int64_t all = (int64_t)an_tokens_count(t->data.valid) - 1,
 		count = tokens > 0 ? MIN(tokens, all) : all;
 	double nats, bytes = (double)t->data.valid_bytes;
-	TRY(train_measure(t, t->data.valid, count, go_on, &nats));
+	TRY(train_measure(t, t->data.valid, count, go_on, t, &nats));
 	*loss = nats / (double)count;
 	if (count < all) /* of a part: its own bytes, where the tokenizer can tell */
 		bytes = t->o.tokenizer
@@ -248,8 +249,9 @@ static bool tell(const an_trainer *t, const an_train_report *r)
 	return !t->o.report || t->o.report(t->o.user, r);
 }
 
-static bool tell_evaluating(const an_trainer *t, double share)
+static bool tell_evaluating(void *trainer, double share)
 {
+	const an_trainer *t = trainer;
 	an_train_report r = report_of(t, AN_REPORT_EVALUATING);
 	r.share = share;
 	return tell(t, &r);
@@ -426,11 +428,14 @@ void an_trainer_reset_times(an_trainer *t)
 
 /* ---- Evaluation alone -------------------------------------------------------------------------- */
 
-an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data, int tokens,
-		      int64_t limit, double *loss, int64_t *count)
+an_status an_evaluate(an_device *d, const an_model *m, const float *block, const an_tokens *data,
+		      const an_evaluate_options *o, double *loss, int64_t *count)
 {
+	static const an_evaluate_options defaults;
+	o = o ? o : &defaults;
 	/* as many sequences at once as make some thousand tokens */
-	int64_t n = (int64_t)an_tokens_count(data) - 1, predicted = limit > 0 ? MIN(n, limit) : n;
+	int64_t n = (int64_t)an_tokens_count(data) - 1, predicted = o->limit > 0 ? MIN(n, o->limit) : n;
+	int tokens = o->tokens;
 	an_train_options opt = {.steps = 1, .tokens = tokens};
 	if (n < 1)
 		return fail(d->ctx, AN_USAGE, "a text of %lld tokens; to predict one takes two",
@@ -450,7 +455,7 @@ an_status an_evaluate(an_device *d, const an_model *m, const float *block, const
 		s = train_build_evaluation(t);
 	double nats;
 	if (s == AN_OK)
-		s = train_measure(t, data, *count, NULL, &nats);
+		s = train_measure(t, data, *count, o->report, o->user, &nats);
 	if (s == AN_OK)
 		*loss = nats / (double)*count;
 	an_trainer_free(t);

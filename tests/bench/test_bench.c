@@ -3,6 +3,7 @@
 #include "bench/bench.h"
 
 #include <math.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -57,12 +58,43 @@ static void noise(void **state)
 	assert_false(measure_noisy(&from, &to, 2));
 }
 
+static void spin(void *arg, int64_t item, int worker)
+{
+	(void)arg, (void)item, (void)worker;
+	for (double until = seconds_now() + 1e-3; seconds_now() < until;)
+		;
+}
+
 static an_ctx *open_ctx(void)
 {
 	an_ctx *ctx;
 	assert_int_equal(an_ctx_open(&(an_ctx_options){.threads = 2}, &ctx), AN_OK);
 	return ctx;
 }
+
+#ifdef __linux__
+/* Two threads on one processor: a wait counts that lasts when the clock is read. */
+static void waits_count(void **state)
+{
+	(void)state;
+	cpu_set_t all, one;
+	int cpu = sched_getcpu();
+	assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+	an_ctx *ctx = open_ctx();
+	pool *p = ctx_pool(ctx);
+	for (int i = 0; i < 20; i++) {
+		bench_clock from = measure_clock(p);
+		pool_run(p, spin, NULL, 2);
+		bench_clock to = measure_clock(p);
+		assert_true(measure_noisy(&from, &to, 2));
+	}
+	an_ctx_close(ctx);
+	assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+}
+#endif
 
 /* The formulas against the contractions of the plan. */
 static void work_is_that_of_the_plan(void **state)
@@ -190,9 +222,12 @@ static void peaks(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(quantiles), cmocka_unit_test(geometric_means),
-	    cmocka_unit_test(noise),     cmocka_unit_test(work_is_that_of_the_plan),
-	    cmocka_unit_test(the_layer), cmocka_unit_test(refusals),
+#ifdef __linux__
+	    cmocka_unit_test(waits_count),
+#endif
+	    cmocka_unit_test(quantiles),   cmocka_unit_test(geometric_means),
+	    cmocka_unit_test(noise),       cmocka_unit_test(work_is_that_of_the_plan),
+	    cmocka_unit_test(the_layer),   cmocka_unit_test(refusals),
 	    cmocka_unit_test(peaks),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

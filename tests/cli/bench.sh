@@ -13,6 +13,10 @@ has out '"pattern": "triad"'
 expect 0 '' "$anneal" bench limits --runs 5 --isa portable --threads 1
 has out '^portable '
 grep -q '^avx' out && bad '--isa portable measures AVX'
+expect 0 '' "$anneal" bench layer --model nano --tokens 32 --kernels --json --runs 5 --threads 1
+json out step entries kernels
+has out '"model": "nano", "tokens": 32,'
+has out '"kernel": "gemm +64x32x64 [^|]*[|] matmul q"'
 expect 0 '' "$anneal" bench decode --model stories15m --json --runs 5 --numerics ieee
 json out decode
 expect 0 '' "$anneal" bench train --model stories15m --tokens 128 --json --runs 5
@@ -41,5 +45,16 @@ refused 2 'no measurement given' "$anneal" bench
 refused 2 'one measurement at a time' "$anneal" bench limits gemm
 refused 2 'no measurement "speed"; there are limits, gemm, layer, train, decode' "$anneal" bench speed
 refused 2 'from 5 to 101' "$anneal" bench limits --runs 4
+refused 2 '"limits" does not take tokens; these do: layer, train$' "$anneal" bench limits --tokens 64
+refused 2 '"limits" does not take numerics; these do: gemm, layer, train, decode$' "$anneal" bench limits --numerics fast
+refused 2 '"gemm" does not take model; these do: layer, train, decode$' "$anneal" bench gemm --model tiny
+for what in limits gemm layer decode; do
+	refused 2 "\"$what\" does not take time; these do: train\$" "$anneal" bench $what --time 1
+done
+for what in limits gemm train decode; do
+	refused 2 "\"$what\" does not take kernels; these do: layer\$" "$anneal" bench $what --kernels
+done
+refused 2 '"decode" does not take tokens' "$anneal" bench decode --tokens 64
+[ -s out ] && bad 'measured before the options were refused'
 refused 2 'no size that is measured' "$anneal" bench train --model stories15m --tokens 100
 finish

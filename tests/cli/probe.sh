@@ -31,6 +31,11 @@ expect 2 'unexpected operand' probe more
 expect 1 'no Neural Engine here' probe --device ane
 expect 1 'cannot write' probe --numerics m4 --only case --json /nowhere/report.json
 expect 0 'the software engine is used' probe --only case
+if script -qec true /dev/null > script.out 2>&1 < /dev/null; then # on a terminal: what is being tried
+	script -qec "'$anneal' probe --threads 1 --numerics m1 --only case" /dev/null < /dev/null | tr '\r' '\n' > shown
+	has shown '^  trying add-0'
+	has shown $'^\033\\[K  [0-9]+ agree' # in its place
+fi
 [ -e "${STANDIN:-}/libobjc.so" ] || finish
 
 engine=(--device ane --libraries "$STANDIN")

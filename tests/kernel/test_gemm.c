@@ -341,11 +341,11 @@ static void test_blocks_and_threads(void **state)
 		const k_gemm_row *r = &gemm_table[i];
 		if (!runs_here(r))
 			continue;
-		const int64_t shape[][4] = {
-		    /* m, n, k, batch */
-		    {r->vector ? 333 : 2 * r->mc + 5, r->vector ? 1 : r->nr * 3 + 1, r->kc + 9, 1},
-		    {70, r->vector ? 2 : r->nc + 9, r->vector ? 100 : 70, 1},
-		    {50, r->vector ? 1 : 40, 33, 7}};
+		const int64_t shape[][4] = {/* m, n, k, batch */
+					    {r->vector ? 333 : 2 * r->mc + 5, r->vector ? 1 : r->nr * 3 + 1,
+					     r->vector ? 300 : r->kc + 9, 1},
+					    {70, r->vector ? 2 : r->nc + 9, r->vector ? 100 : 70, 1},
+					    {50, r->vector ? 1 : 40, 33, 7}};
 		for (int c = 0; c < LENGTH(shape); c++) {
 			setup s = plain(r, shape[c][0], shape[c][1], shape[c][2]);
 			s.batch = shape[c][3];

@@ -1,5 +1,4 @@
-/* dce, cse, simplify, fold: the results keep every bit, and what should go is gone. */
-#include "base/half.h"
+/* dce, cse, simplify: the results keep every bit, and what should go is gone. */
 #include "pass/pass.h"
 #include "support/pass_check.h"
 
@@ -201,78 +200,6 @@ static void identities(void **state)
 	an_ctx_close(ctx);
 }
 
-/* ---- Folding ----------------------------------------------------------------- */
-
-/* An evaluator that rounds as the types say; refuses sines. */
-static an_status evaluate(void *user, const an_function *f, const mil_op *op, void *const *results)
-{
-	int *calls = user;
-	++*calls;
-	if (op->op == OP_SIN)
-		return AN_UNSUPPORTED;
-	double **value = calloc(f->nvalues, sizeof *value);
-	assert_non_null(value);
-	for (int p = 0; p < OP_MAX_PARAMS; p++)
-		for (uint32_t k = 0; k < op->arg[p].n; k++) {
-			an_value v = op->arg[p].v[k];
-			const mil_literal *l = fn_const(f, v);
-			if (value[v] || !l->bytes)
-				continue;
-			int64_t n = an_type_count(&l->type);
-			value[v] = malloc((size_t)n * sizeof(double));
-			for (int64_t i = 0; i < n; i++)
-				value[v][i] = lit_number(l, i);
-		}
-	for (int r = 0; r < op->nresults; r++)
-		value[op->results[r]] =
-		    malloc((size_t)an_type_count(&f->values[op->results[r]].type) * sizeof(double));
-	an_status s = eval_op(f, op, EVAL_ROUND, value);
-	for (int r = 0; r < op->nresults; r++) {
-		an_value v = op->results[r];
-		for (int64_t i = 0; i < an_type_count(&f->values[v].type); i++)
-			an_set_element((an_dtype)f->values[v].type.dtype, results[r], i, value[v][i]);
-	}
-	free_values(value, f->nvalues);
-	return s;
-}
-
-static void folding(void **state)
-{
-	an_ctx *ctx = mil_open();
-	an_builder b;
-	an_function *f = start(ctx, &b), *out;
-	int calls = 0;
-	(void)state;
-	an_value x = an_input(&b, "x", SHAPE(4, 40)), part[2];
-	uint16_t data[160];
-	for (int i = 0; i < 160; i++)
-		data[i] = half_from_float((float)i / 7);
-	an_value k = an_const(&b, "k", SHAPE(40, 4), data); /* a blob in memory */
-	an_value t = TRANSPOSE(&b, an_scale(&b, k, 3), 1, 0);
-	an_output(&b, an_name(&b, an_add(&b, x, t), "sum"));
-	an_emit(&b, OP_SPLIT, NULL,
-		(const an_arg[]){ARG_VALUE("x", t), ARG_INT("num_splits", 2), ARG_INT("axis", 1)}, 3, part,
-		2);
-	an_output(&b, an_name(&b, part[1], "half"));
-	an_output(&b, an_name(&b, an_unary(&b, "exp", an_unary(&b, "sin", NUMBER(0.5))), "sine")); /* stays */
-	an_output(&b, an_name(&b, an_cast(&b, NUMBER(2.5), AN_INT32), "two"));
-	MIL_OK(ctx, an_builder_finish(&b));
-	MIL_OK(ctx, pass_fold(f, evaluate, &calls, &out));
-	assert_string_equal(out->name, "f_fold");
-	assert_int_equal(calls, 5); /* mul, transpose, split, sin, cast */
-	assert_int_equal(count_ops(out, OP_TRANSPOSE) + count_ops(out, OP_MUL) + count_ops(out, OP_SPLIT), 0);
-	assert_int_equal(count_ops(out, OP_SIN) + count_ops(out, OP_EXP), 2);
-	assert_int_equal(count_ops(out, OP_ADD), 1);
-	same_bits(ctx, f, out);
-	assert_true(fn_is_const(out, an_function_find(out, "half")));
-	char *text;
-	size_t len;
-	MIL_OK(ctx, an_program_print(f->program, &text, &len));
-	an_text_free(ctx, text, len);
-	an_program_free(f->program);
-	an_ctx_close(ctx);
-}
-
 /* ---- Everything on real programs
  * --------------------------------------------------------------------------- */
 
@@ -371,14 +298,14 @@ static void without_memory(void **state)
 	(void)state;
 	assert_int_equal(an_ctx_open(&(an_ctx_options){.allocator = &alloc, .threads = 1}, &ctx), AN_OK);
 	const char *dw[] = {"d_w"};
-	for (int which = 0; which < 5; which++) {
+	for (int which = 0; which < 4; which++) {
 		int failures = 0;
 		for (long n = 0;; n++) {
 			an_function *f = block(ctx), *a = NULL, *c = NULL;
 			an_contraction *list;
-			int calls = 0, count;
+			int count;
 			an_status s = AN_OK;
-			if (which == 4)
+			if (which == 3)
 				MIL_OK(ctx, an_grad(f, NULL, &a, &c));
 			int before = an_program_functions(f->program);
 			r.left = n;
@@ -386,8 +313,7 @@ static void without_memory(void **state)
 			case 0: s = an_grad(f, NULL, &a, &c); break;
 			case 1: s = an_cse(f, &a); break;
 			case 2: s = an_simplify(f, &a); break;
-			case 3: s = pass_fold(f, evaluate, &calls, &a); break;
-			case 4: s = an_outline(c, dw, 1, &a, &list, &count); break;
+			case 3: s = an_outline(c, dw, 1, &a, &list, &count); break;
 			}
 			r.left = -1;
 			if (s != AN_OK) {
@@ -408,9 +334,9 @@ static void without_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(dead_code),     cmocka_unit_test(common_subexpressions),
-	    cmocka_unit_test(identities),    cmocka_unit_test(folding),
-	    cmocka_unit_test(real_programs), cmocka_unit_test(without_memory),
+	    cmocka_unit_test(dead_code),      cmocka_unit_test(common_subexpressions),
+	    cmocka_unit_test(identities),     cmocka_unit_test(real_programs),
+	    cmocka_unit_test(without_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,7 +71,7 @@ static an_status generate(an_ctx *ctx)
 		s = an_generator_slide(g, 2);
 	an_generator_free(g);
 	if (s == AN_OK)
-		s = an_evaluate(d, m, block, tokens, 6, 0, &loss, &count);
+		s = an_evaluate(d, m, block, tokens, &(an_evaluate_options){.tokens = 6}, &loss, &count);
 	close(d, m, tokens);
 	return s;
 }

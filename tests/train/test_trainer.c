@@ -324,6 +324,51 @@ static void divergence_ends_the_training(void **state)
 
 /* ---- Evaluation ------------------------------------------------------------------------------- */
 
+static an_status evaluate(const setup *s, const float *block, int tokens, int64_t limit, double *loss,
+			  int64_t *count)
+{
+	an_evaluate_options o = {.tokens = tokens, .limit = limit};
+	return an_evaluate(s->device, s->model, block, s->valid, &o, loss, count);
+}
+
+typedef struct watch {
+	double share;
+	int calls, most;
+} watch;
+
+static bool watching(void *user, double share)
+{
+	watch *w = user;
+	assert_true(w->calls ? share > w->share && share < 1 : share == 0);
+	w->share = share;
+	return ++w->calls < w->most;
+}
+
+/* An evaluation says how far it is and ends when it is told to. */
+static void evaluation_reports_and_ends(void **state)
+{
+	(void)state;
+	setup s;
+	watch w = {.most = 100};
+	an_evaluate_options o = {.report = watching, .user = &w};
+	double loss, same, unset = -1;
+	int64_t count;
+	setup_open(&s, 0, "ieee", NULL);
+	float *block = initial_block(&s);
+	check_ok(s.ctx, an_evaluate(s.device, s.model, block, s.valid, NULL, &same, &count));
+	assert_int_equal(count, 199);
+	check_ok(s.ctx, an_evaluate(s.device, s.model, block, s.valid, &o, &loss, &count));
+	assert_true(loss == same && count == 199);
+	assert_true(w.calls > 2);
+	w = (watch){.most = 3};
+	check_refused(s.ctx, an_evaluate(s.device, s.model, block, s.valid, &o, &unset, &count),
+		      AN_INTERRUPTED, "stopped", NULL);
+	assert_int_equal(w.calls, 3);
+	assert_true(unset == -1);
+	free(block);
+	setup_close(&s);
+}
+
 /* With an embedding of zeros all logits are 0 and every token costs log(vocab), whatever the layers do. */
 static void uniform_model_costs_log_vocab(void **state)
 {
@@ -338,7 +383,7 @@ static void uniform_model_costs_log_vocab(void **state)
 	const int64_t limits[] = {0, 1, 19, 20, 21, 80, 81, 198, 199, 1000};
 	for (int i = 0; i < LENGTH(limits); i++) {
 		int64_t want = limits[i] == 0 || limits[i] > 199 ? 199 : limits[i];
-		check_ok(s.ctx, an_evaluate(s.device, s.model, block, s.valid, 20, limits[i], &loss, &count));
+		check_ok(s.ctx, evaluate(&s, block, 20, limits[i], &loss, &count));
 		assert_int_equal(count, want);
 		/* fp32 logarithm: one rounding of 4.2 is 2.4e-7 */
 		assert_true(fabs(loss - log(SMALL_VOCAB)) < 1e-6);
@@ -377,7 +422,7 @@ static void evaluation_agrees_with_decoding(void **state)
 		sum += log(total) - (double)l[ids[i + 1]];
 	}
 	an_generator_free(g);
-	check_ok(s.ctx, an_evaluate(s.device, s.model, block, s.valid, 20, 0, &loss, &count));
+	check_ok(s.ctx, evaluate(&s, block, 20, 0, &loss, &count));
 	assert_int_equal(count, 199);
 	/* both have fp16 logits of about 4.5 u relative error (test_generate.c) and magnitude below 8:
 	 * 2e-2 each, independent over 199 tokens: 1.3e-3, and 3 standard deviations of it */
@@ -386,8 +431,7 @@ static void evaluation_agrees_with_decoding(void **state)
 	check_ok(s.ctx, an_trainer_evaluate(s.trainer, 0, &again, &bits));
 	/* the same programs at another batch */
 	assert_true(fabs(loss - again) < 1e-3);
-	check_refused(s.ctx, an_evaluate(s.device, s.model, block, s.valid, 21, 0, &loss, &count), AN_USAGE,
-		      "tokens", NULL);
+	check_refused(s.ctx, evaluate(&s, block, 21, 0, &loss, &count), AN_USAGE, "tokens", NULL);
 	setup_close(&s);
 }
 
@@ -486,6 +530,7 @@ int main(void)
 	    cmocka_unit_test(overflow_is_skipped_and_reported),
 	    cmocka_unit_test(scale_grows_again),
 	    cmocka_unit_test(divergence_ends_the_training),
+	    cmocka_unit_test(evaluation_reports_and_ends),
 	    cmocka_unit_test(uniform_model_costs_log_vocab),
 	    cmocka_unit_test(evaluation_agrees_with_decoding),
 	    cmocka_unit_test(plan_counts_every_contraction),
