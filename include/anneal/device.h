@@ -39,7 +39,7 @@ typedef struct an_device_info {
 	const char *isa;      /* instruction sets in use, "avx2,avx512,..." */
 	int threads;
 	int64_t compiles_left; /* in this process; -1: no limit */
-	int64_t memory;        /* bytes beside buffers that programs share while they run */
+	int64_t memory; /* bytes beside buffers: what programs share while they run, and packed copies */
 } an_device_info;
 
 AN_API an_status an_device_open(an_ctx *ctx, const an_device_options *opt, an_device **out);
@@ -136,6 +136,11 @@ AN_API an_status an_buffer_update_from_f32(an_buffer *b, int64_t begin, int64_t 
  * pass over memory. */
 typedef const float *an_make_fn(void *arg, int64_t i, int64_t m);
 AN_API an_status an_buffer_update(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg);
+/* Says that `b`, and what shares its memory, holds weights: programs read them in several runs between
+ * changes.  The device may then keep copies in the layout that its kernels read, made when that pays, and
+ * again after a change.  They take memory, as much as the weights or a few times that for each way in which
+ * weights are read, and change no result. */
+AN_API void an_buffer_keep_packed(an_buffer *b);
 
 /* ---- Running --------------------------------------------------------------------- */
 

@@ -156,8 +156,9 @@ AN_API double an_trainer_loss_scale(const an_trainer *t);
 AN_API const char *an_trainer_skipped(const an_trainer *t);
 /* Entries in the order of execution; valid as long as the trainer. */
 AN_API int an_trainer_plan(const an_trainer *t, const an_plan_entry **entries);
-AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers, host arrays and what programs
-							* need while they run */
+AN_API int64_t an_trainer_memory(const an_trainer *t); /* bytes of buffers, host arrays, what programs
+							* need while they run, and weights that the
+							* device keeps packed */
 
 /* What an entry's program did to its values (an_executable_counts), in all updates that counted since the
  * trainer was made or its counts were reset: in operation `op` of an_trainer_program, or with -1 in all.

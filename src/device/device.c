@@ -607,6 +607,20 @@ void an_buffer_unmap(an_buffer *b)
 		b->device->ops->unmap(b);
 }
 
+void an_buffer_keep_packed(an_buffer *b)
+{
+	if (b->device->ops->keep_packed)
+		b->device->ops->keep_packed(b);
+}
+
+size_t dev_packed_bytes(const an_executable *e, const char *port)
+{
+	for (int i = 0; e->device->ops->packed_bytes && i < e->ninputs; i++)
+		if (strcmp(e->ports[i].name, port) == 0)
+			return e->device->ops->packed_bytes(e, i);
+	return 0;
+}
+
 k_precision dev_precision(const ane_numerics *n)
 {
 	return CHOSEN(n, PRODUCT, FAST)    ? K_FAST

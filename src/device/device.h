@@ -32,6 +32,10 @@ typedef struct device_ops {
 	void *(*map)(an_buffer *b);
 	void (*unmap)(an_buffer *b); /* optional */
 	an_status (*update)(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg);
+	/* Optional, both or none: b's memory may be kept packed; what that takes for what is bound to a port.
+	 */
+	void (*keep_packed)(an_buffer *b);
+	size_t (*packed_bytes)(const an_executable *e, int port);
 	/* Everything is bound, and outputs do not overlap each other. */
 	an_status (*submit)(an_call *c);
 	an_status (*wait)(an_call *c);
@@ -102,6 +106,9 @@ k_precision dev_precision(const ane_numerics *n);
 void dev_store_made(an_buffer *b, void *mapped, int64_t begin, int64_t n, an_make_fn *make, void *arg);
 /* Adds what a part of an operation, or another run of it, counted. */
 void dev_add_counts(an_counts *to, const an_counts *more);
+
+/* Bytes that the device keeps for a program if what is bound to this port is kept packed. */
+size_t dev_packed_bytes(const an_executable *e, const char *port);
 
 /* A device's `reload` where compiling again is how constants are replaced. */
 an_status dev_recompile(an_executable *e, an_function *f);

@@ -6,6 +6,8 @@
  * then AdamW and the new fp16 weights group by group. */
 #include "train/train.h"
 
+#include "device/device.h"
+
 /* ---- Surfaces ---------------------------------------------------------------------- */
 
 static surface *add_surface(an_trainer *t, const char *name, an_type type)
@@ -497,6 +499,32 @@ static void count_other_memory(an_trainer *t)
 		     (2 * t->S + t->o.tokens + 1) * (int64_t)sizeof(int32_t);
 }
 
+/* Weights that several micro-batches read are worth keeping packed; fewer gain nothing.  Evaluations during a
+ * training read them as forwards do. */
+static void count_packed(an_trainer *t)
+{
+	enum { SEVERAL = 3 };
+	t->packed_memory = 0;
+	if (t->mode != MODE_EVALUATE && t->o.accumulate < SEVERAL)
+		return;
+	for (const dispatch *d = t->dispatches; d; d = d->next) {
+		const an_segment *s = &d->segment->is;
+		const an_executable *exe = d->program->host ? NULL : d->program->exe;
+		for (int i = 0; exe && i < s->nparams; i++)
+			t->packed_memory += (int64_t)dev_packed_bytes(exe, s->input[i]);
+	}
+}
+
+void plan_keep_packed(an_trainer *t)
+{
+	count_packed(t);
+	if (t->packed_memory > memory_available())
+		t->packed_memory = 0;
+	for (int i = 0; i < an_model_params(t->model) && t->packed_memory; i++)
+		if (t->weight[i])
+			an_buffer_keep_packed(t->weight[i]->buffer);
+}
+
 /* What training needs beside what an evaluation does. */
 static an_status add_training(an_trainer *t)
 {
@@ -563,6 +591,7 @@ an_status plan_build(an_trainer *t)
 	TRY(add_evaluation(t));
 	mark_twins(t);
 	count_other_memory(t);
+	count_packed(t);
 	return AN_OK;
 }
 

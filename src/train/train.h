@@ -137,6 +137,7 @@ struct an_trainer {
 	surface *embedded, *d_embedded, *logits;
 	int *order; /* parameters as updates take them, group by group */
 	int64_t memory;
+	int64_t packed_memory; /* more, for weights that the device keeps packed; 0: it is not to */
 
 	an_plan_entry *entries;
 	action *actions;
@@ -201,6 +202,9 @@ void weights_pack(const an_trainer *t, const dispatch *d);
 /* plan.c */
 an_status plan_build(an_trainer *t);
 an_status plan_allocate(an_trainer *t);
+/* Lets the device keep weights packed, if that pays and there is memory for what the programs compiled so
+ * far read. */
+void plan_keep_packed(an_trainer *t);
 /* A dispatch of a segment's program; plan_bind makes its call. */
 an_status plan_dispatch(an_trainer *t, const program *p, const segment *s, dispatch **out);
 an_status plan_bind(an_trainer *t, dispatch *d);

@@ -142,6 +142,7 @@ static an_status start(an_trainer *t, const float *block)
 	if (t->o.weights == AN_WEIGHTS_RELOAD && t->device->ops->can_reload)
 		TRY(t->device->ops->can_reload(t->device));
 	TRY(plan_allocate(t));
+	plan_keep_packed(t);
 	if (t->o.profile && t->device->ops->kernel)
 		TRY(an_device_time(t->device, true));
 	if (t->o.profile && t->host && t->host->ops->kernel)
@@ -379,7 +380,7 @@ double an_trainer_loss(const an_trainer *t) { return t->loss; }
 double an_trainer_loss_scale(const an_trainer *t) { return t->state.loss_scale; }
 const char *an_trainer_skipped(const an_trainer *t) { return t->skipped; }
 const float *an_trainer_weights(const an_trainer *t) { return t->weights; }
-int64_t an_trainer_memory(const an_trainer *t) { return t->memory; }
+int64_t an_trainer_memory(const an_trainer *t) { return t->memory + t->packed_memory; }
 
 const float *an_trainer_gradients(an_trainer *t)
 {
@@ -454,8 +455,10 @@ an_status an_evaluate(an_device *d, const an_model *m, const float *block, const
 	if (s == AN_OK)
 		s = train_build_evaluation(t);
 	double nats;
-	if (s == AN_OK)
+	if (s == AN_OK) {
+		plan_keep_packed(t);
 		s = train_measure(t, data, *count, o->report, o->user, &nats);
+	}
 	if (s == AN_OK)
 		*loss = nats / (double)*count;
 	an_trainer_free(t);

@@ -160,6 +160,50 @@ static void weight_policies(void **state)
 		}
 }
 
+/* Weights that several micro-batches read are kept packed, in as much memory as the plan says, and change no
+ * bit; fewer micro-batches take none.  In "fast", where the processor has panels of 16 bits. */
+static void weights_kept_packed(void **state)
+{
+	(void)state;
+	an_train_options o = base;
+	int64_t plain = 0;
+	for (o.accumulate = 2; o.accumulate <= 3; o.accumulate++) {
+		setup s;
+		an_device_info before, after;
+		setup_open(&s, 2, "fast", NULL);
+		s.data.valid = NULL;
+		setup_trainer(&s, &o, NULL);
+		an_device_get_info(s.device, &before);
+		for (int i = 0; i < 2; i++)
+			check_ok(s.ctx, an_trainer_step(s.trainer));
+		an_device_get_info(s.device, &after);
+		int64_t kept = s.trainer->packed_memory, matrices = 0;
+		assert_int_equal(after.memory - before.memory, kept);
+		if (o.accumulate == 2) {
+			plain = an_trainer_memory(s.trainer);
+			assert_int_equal(kept, 0);
+		}
+		assert_int_equal(an_trainer_memory(s.trainer), plain + kept);
+		for (int i = 0; i < an_model_params(s.model); i++)
+			if (an_model_param(s.model, i)->kind != AN_PARAM_NORM)
+				matrices += an_model_param(s.model, i)->count;
+		if (kept) /* once for each way they are read, rounded up to whole panels */
+			assert_in_range(kept, 2 * 2 * matrices, 2 * 3 * matrices);
+		an_trainer_free(s.trainer);
+		s.trainer = NULL;
+		an_device_get_info(s.device, &after);
+		assert_int_equal(after.memory, before.memory);
+		setup_close(&s);
+	}
+	o.accumulate = 3;
+	result want, have = train(NULL, "fast", &o);
+	o.weights = AN_WEIGHTS_BAKE;
+	want = train(NULL, "fast", &o);
+	result_same("kept packed", &want, &have);
+	result_free(&want);
+	result_free(&have);
+}
+
 static void policies_say_what_they_cost(void **state)
 {
 	(void)state;
@@ -271,10 +315,15 @@ static void six_programs_as_published(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(layers_in_one_program),   cmocka_unit_test(splits_change_no_bit),
-	    cmocka_unit_test(host_beside_a_chip),      cmocka_unit_test(weight_gradients_on_the_device),
-	    cmocka_unit_test(weight_policies),         cmocka_unit_test(policies_say_what_they_cost),
-	    cmocka_unit_test(wrong_plans_are_refused), cmocka_unit_test(six_programs_as_published),
+	    cmocka_unit_test(layers_in_one_program),
+	    cmocka_unit_test(splits_change_no_bit),
+	    cmocka_unit_test(host_beside_a_chip),
+	    cmocka_unit_test(weight_gradients_on_the_device),
+	    cmocka_unit_test(weight_policies),
+	    cmocka_unit_test(weights_kept_packed),
+	    cmocka_unit_test(policies_say_what_they_cost),
+	    cmocka_unit_test(wrong_plans_are_refused),
+	    cmocka_unit_test(six_programs_as_published),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

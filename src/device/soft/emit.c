@@ -190,6 +190,28 @@ static k_triangle triangle(soft_half h, int rank)
 							    : K_WHOLE;
 }
 
+/* Which operands may be kept packed, and scratch that does for all cases. */
+static size_t plan_forms(const emitter *m, soft_call *c)
+{
+	const soft_fn *s = m->s;
+	size_t *bytes = c->u.gemm.form_bytes, scratch = 0;
+	for (int which = K_A; which <= K_B; which++) {
+		const soft_storage *st = &s->storages[c->storage[which]];
+		if (st->kind == STORE_PORT && st->port < (int)s->f->ninputs)
+			bytes[which] = soft_form_bytes(c->u.gemm.row, &c->u.gemm.args, (k_operand)which);
+	}
+	for (int kept = 0; kept < 4; kept++) {
+		bool a = kept & 1, b = kept & 2;
+		if ((a && !bytes[K_A]) || (b && !bytes[K_B]))
+			continue;
+		k_gemm_args g = c->u.gemm.args;
+		g.packed_a = a ? c : NULL;
+		g.packed_b = b ? c : NULL;
+		scratch = MAX(scratch, k_gemm_scratch(c->u.gemm.row, &g, s->ctx->threads));
+	}
+	return scratch;
+}
+
 static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 {
 	soft_fn *s = m->s;
@@ -229,7 +251,7 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 	c->u.gemm.biased = bias;
 	if (bias)
 		refer(c, bias);
-	size_t scratch = k_gemm_scratch(c->u.gemm.row, &g, s->ctx->threads);
+	size_t scratch = plan_forms(m, c);
 	if (scratch) {
 		int storage;
 		TRY(soft_add_storage(s, STORE_SCRATCH, -1, (int64_t)scratch, &storage));

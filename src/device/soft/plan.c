@@ -117,5 +117,6 @@ an_status soft_plan(soft_fn *s, soft_exe *e, arena *a)
 	e->nstorages = (int)s->nstorages;
 	e->storage = arena_copy(a, s->storages, s->nstorages * sizeof *e->storage);
 	e->base = arena_array(a, (size_t)(e->nports + BASE_BLOCKS), sizeof *e->base);
-	return e->storage && e->base ? AN_OK : fail_memory(s->ctx, 0);
+	e->kept = arena_array(a, (size_t)(e->nports + BASE_BLOCKS), sizeof(soft_memory *));
+	return e->storage && e->base && e->kept ? AN_OK : fail_memory(s->ctx, 0);
 }

@@ -315,6 +315,16 @@ static void run_counted(pool *p, uint32_t isa, const soft_call *c, band b, void 
 		add_counts(&counts[c->u.ew.op[i]], &part[i]);
 }
 
+/* Lets a product have those of its operands that are kept packed. */
+static void take_packed(an_device *d, const soft_exe *e, soft_call *c, void *const *at)
+{
+	const void **packed[] = {&c->u.gemm.args.packed_a, &c->u.gemm.args.packed_b};
+	for (int r = K_A; r <= K_B; r++) {
+		soft_memory *m = c->u.gemm.form_bytes[r] ? e->kept[c->ref[r].base] : NULL;
+		*packed[r] = m ? soft_packed(d, m, c, (k_operand)r, at[r]) : NULL;
+	}
+}
+
 void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 {
 	soft_device *dev = d->impl;
@@ -327,6 +337,8 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 		void *at[EW_MAX_OPERANDS + 1];
 		for (int r = 0; c->kind != CALL_LOOP && r < c->nrefs; r++)
 			at[r] = address(e, &c->ref[r]);
+		if (c->kind == CALL_GEMM)
+			take_packed(d, e, c, at);
 		if (c->kind == CALL_LOOP)
 			run_loop(p, d, e, c, counts);
 		else
@@ -378,7 +390,9 @@ an_status soft_submit(an_call *c)
 	TRY(soft_reserve(d, &dev->stage, &dev->stage_size, staged));
 	char *stage = dev->stage;
 	for (int i = 0; i < e->nports; i++) {
-		e->base[i] = (char *)c->bound[i]->impl + c->bound[i]->offset;
+		soft_memory *m = c->bound[i]->impl;
+		e->base[i] = soft_data(c->bound[i]);
+		e->kept[i] = i < nin && m->keep ? m : NULL;
 		if (i >= nin && needs_stage(c, i)) {
 			e->base[i] = stage;
 			stage += stage_bytes(c->bound[i]);
@@ -386,9 +400,11 @@ an_status soft_submit(an_call *c)
 	}
 	soft_run(d, e, e->nearly, e->ncalls, d->counting ? c->exe->counts : NULL);
 	for (int i = nin; i < e->nports; i++) {
-		char *home = (char *)c->bound[i]->impl + c->bound[i]->offset;
+		soft_memory *m = c->bound[i]->impl;
+		void *home = soft_data(c->bound[i]);
 		if (e->base[i] != home)
 			memcpy(home, e->base[i], c->bound[i]->bytes);
+		m->version++;
 	}
 	return AN_OK;
 }

@@ -94,13 +94,35 @@ static an_status soft_compile(an_device *d, an_function *f, an_executable *x)
 
 static an_status soft_alloc(an_buffer *b)
 {
-	b->impl = mem_alloc_tensor(b->device->ctx, b->bytes);
-	return b->impl ? AN_OK : fail_memory(b->device->ctx, b->bytes);
+	an_ctx *ctx = b->device->ctx;
+	soft_memory *m = mem_zalloc(ctx, sizeof *m);
+	if (!m)
+		return fail_memory(ctx, sizeof *m);
+	if (!(m->data = mem_alloc_tensor(ctx, b->bytes))) {
+		mem_free(ctx, m, sizeof *m);
+		return fail_memory(ctx, b->bytes);
+	}
+	b->impl = m;
+	return AN_OK;
 }
 
-static void soft_release(an_buffer *b) { mem_free_tensor(b->device->ctx, b->impl, b->bytes); }
+static void soft_release(an_buffer *b)
+{
+	soft_memory *m = b->impl;
+	soft_drop_forms(b->device, m);
+	mem_free_tensor(b->device->ctx, m->data, b->bytes);
+	mem_free(b->device->ctx, m, sizeof *m);
+}
 
-static void *soft_map(an_buffer *b) { return (char *)b->impl + b->offset; }
+void *soft_data(const an_buffer *b) { return (char *)((const soft_memory *)b->impl)->data + b->offset; }
+
+static void *soft_map(an_buffer *b) /* which may be to write */
+{
+	((soft_memory *)b->impl)->version++;
+	return soft_data(b);
+}
+
+static void soft_keep_packed(an_buffer *b) { ((soft_memory *)b->impl)->keep = true; }
 
 static an_status soft_update(an_buffer *b, int64_t begin, int64_t n, an_make_fn *make, void *arg)
 {
@@ -121,6 +143,8 @@ const device_ops soft_device_ops = {
     .release = soft_release,
     .map = soft_map,
     .update = soft_update,
+    .keep_packed = soft_keep_packed,
+    .packed_bytes = soft_packed_bytes,
     .submit = soft_submit,
     .wait = soft_wait,
     .kernels = soft_kernels,

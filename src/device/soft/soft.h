@@ -15,6 +15,7 @@
  *   axis.c   how calls go through their operands, for both
  *   plan.c   offsets of everything that lives only during a call, in one block
  *   run.c    addresses are filled in, kernels run
+ *   packed.c weights are kept as products read them
  *   dump.c   the list as text
  *
  * soft.c shows the order.  Numerics are a row of ane/numerics.def: stages ask for its choices, none knows
@@ -207,6 +208,7 @@ typedef struct soft_call {
 		struct {
 			k_gemm_args args;
 			const k_gemm_row *row;
+			size_t form_bytes[2]; /* A, B: packed; 0: cannot be kept so */
 			bool biased;
 			bool alone;   /* in a loop: its scratch is for one thread */
 			int64_t kept; /* bytes at the start of scratch for the operand of all bands, packed,
@@ -230,6 +232,15 @@ typedef struct soft_call {
 	} u;
 } soft_call;
 
+/* The memory behind a buffer and its views. */
+typedef struct soft_form soft_form; /* packed.c */
+typedef struct soft_memory {
+	void *data;
+	int64_t version; /* rises whenever it may have changed */
+	bool keep;       /* it is kept packed */
+	soft_form *forms;
+} soft_memory;
+
 /* What an executable keeps; everything but the constants is in its arena. */
 typedef struct soft_exe {
 	an_device *device;
@@ -240,7 +251,8 @@ typedef struct soft_exe {
 	size_t values_bytes; /* bytes that what is in scratch would take side by side */
 	void *constants;
 	size_t constants_size;
-	void **base; /* nports + BASE_BLOCKS addresses, filled in by run.c */
+	void **base;        /* nports + BASE_BLOCKS addresses, filled in by run.c */
+	soft_memory **kept; /* by base: memory that is read and kept packed, else NULL; set by run.c */
 	/* kept for dumps and checks */
 	int nstorages;
 	soft_storage *storage;
@@ -320,6 +332,15 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts);
 an_status soft_submit(an_call *c);
 an_status soft_wait(an_call *c);
 an_status soft_reserve(an_device *d, void **block, size_t *have, size_t want);
+/* packed.c */
+/* Bytes that an operand takes as it is packed; 0: keeping it so does not pay. */
+size_t soft_form_bytes(const k_gemm_row *row, const k_gemm_args *g, k_operand which);
+/* What c multiplies, K_A or K_B, which is at `at` in m, as it is kept; NULL: it is packed as ever. */
+const void *soft_packed(an_device *d, soft_memory *m, const soft_call *c, k_operand which, void *at);
+void soft_drop_forms(an_device *d, soft_memory *m);
+size_t soft_packed_bytes(const an_executable *x, int port);
+/* soft.c */
+void *soft_data(const an_buffer *b);
 /* dump.c */
 an_status soft_dump(const an_executable *e, str *out);
 int soft_kernels(const an_executable *e);
