@@ -158,12 +158,68 @@ void soft_note(parts *p, const soft_call *c, int axis)
 	}
 }
 
+bool soft_may_pass(const parts *p, const soft_call *c)
+{
+	for (int r = 0; r < c->nrefs; r++) {
+		const int i = c->storage[r];
+		if (p->written_later[i] == p->round || (p->later[i] == p->round && soft_access(c, r).written))
+			return false;
+	}
+	return true;
+}
+
+bool soft_is_related(const parts *p, const soft_call *c)
+{
+	for (int r = 0; r < c->nrefs; r++)
+		if (p->seen[c->storage[r]] == p->round && p->written[c->storage[r]])
+			return true;
+	return false;
+}
+
+int soft_place_outside(parts *p, const soft_call *c)
+{
+	bool before = soft_may_pass(p, c) && !soft_is_related(p, c);
+	for (int r = 0; r < c->nrefs; r++)
+		before &= p->seen[c->storage[r]] != p->round || !soft_access(c, r).written;
+	for (int r = 0; r < c->nrefs && !before; r++) {
+		p->later[c->storage[r]] = p->round;
+		if (soft_access(c, r).written)
+			p->written_later[c->storage[r]] = p->round;
+	}
+	return before ? PLACE_BEFORE : PLACE_AFTER;
+}
+
+int soft_order(const int *place, int n, int *order)
+{
+	int first = 0, to = 0;
+	for (int pass = 0; pass < 3; pass++) {
+		first = pass == 1 ? to : first;
+		for (int i = 0; i < n; i++)
+			if (pass == (place[i] == PLACE_BEFORE ? 0 : place[i] == PLACE_AFTER ? 2 : 1))
+				order[to++] = i;
+	}
+	return first;
+}
+
+an_status soft_reorder(soft_fn *s, void *x, size_t size, const int *order, int n)
+{
+	char *old = arena_copy(s->tmp, x, (size_t)n * size);
+	if (!old)
+		return fail_memory(s->ctx, 0);
+	for (int i = 0; i < n; i++)
+		memcpy((char *)x + (size_t)i * size, old + (size_t)order[i] * size, size);
+	return AN_OK;
+}
+
 an_status soft_parts_new(soft_fn *s, parts *p)
 {
 	const size_t n = s->nstorages + 1;
 	*p = (parts){.seen = arena_array(s->tmp, n, sizeof *p->seen),
 		     .step = arena_array(s->tmp, n, sizeof *p->step),
 		     .written = arena_array(s->tmp, n, sizeof *p->written),
-		     .confined = arena_array(s->tmp, n, sizeof *p->confined)};
-	return p->seen && p->step && p->written && p->confined ? AN_OK : fail_memory(s->ctx, 0);
+		     .confined = arena_array(s->tmp, n, sizeof *p->confined),
+		     .later = arena_array(s->tmp, n, sizeof *p->later),
+		     .written_later = arena_array(s->tmp, n, sizeof *p->written_later)};
+	const bool all = p->seen && p->step && p->written && p->confined && p->later && p->written_later;
+	return all ? AN_OK : fail_memory(s->ctx, 0);
 }

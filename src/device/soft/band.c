@@ -16,13 +16,9 @@
 typedef struct bander {
 	soft_fn *s;
 	const parts *iteration; /* of the loop: `seen` are the storages of which a thread has its own part */
-	parts *p;               /* of the section that is tried */
-	int *later;             /* by storage: number of the section after which something touches it, ... */
-	int *written_later;     /* ... or writes it */
-	int *axis;              /* by call: through which it goes, or one of the following */
+	parts *p;               /* the section that is tried */
+	int *place;             /* by call: the axis through which it goes, or where it is outside */
 } bander;
-/* Calls that are not in the section: it may need them, or they may need it. */
-enum { BEFORE = -2, AFTER = -1 };
 
 static bool is_private(const bander *b, int storage)
 {
@@ -37,105 +33,45 @@ static bool is_large(const bander *b, const soft_call *c)
 }
 
 /* Whether the section so far, and what comes after it, leave alone what c adds up in it, if it does. */
-static bool adds_alone(const bander *b, const soft_call *c, int axis)
+static bool adds_alone(const parts *p, const soft_call *c, int axis)
 {
-	if (!soft_is_sum(c, 2, axis))
-		return true;
-	const int sums = c->storage[2];
-	return b->p->seen[sums] != b->p->round && b->later[sums] != b->p->round;
+	return !soft_is_sum(c, 2, axis) ||
+	       (p->seen[c->storage[2]] != p->round && p->later[c->storage[2]] != p->round);
 }
 
-/* The axis of `length` along which c can join the section; AFTER: none, or it has nothing to do with it. */
-static int join(const bander *b, const soft_call *c, int64_t length)
+/* The axis of `length` along which c can join the section, or where it is outside. */
+static int place(const bander *b, const soft_call *c, int64_t length)
 {
-	const parts *p = b->p;
-	bool related = is_large(b, c);
-	for (int r = 0; r < c->nrefs; r++) {
-		const int i = c->storage[r];
-		if (b->written_later[i] == p->round || (b->later[i] == p->round && soft_access(c, r).written))
-			return AFTER;
-		related |= p->seen[i] == p->round && p->written[i];
-	}
 	const access x = soft_access(c, 0);
-	for (int d = 0; d < x.rank && related; d++)
-		if (x.dim[d] == length && !soft_is_bound(c, d, false) && soft_agrees(p, c, d) &&
-		    adds_alone(b, c, d))
-			return d;
-	return AFTER;
-}
-
-/* Whether c could as well run before the section so far, and what comes after it. */
-static bool is_free(const bander *b, const soft_call *c)
-{
-	for (int r = 0; r < c->nrefs; r++) {
-		const int i = c->storage[r];
-		const bool in = b->p->seen[i] == b->p->round, after = b->later[i] == b->p->round;
-		if (soft_access(c, r).written
-			? in || after
-			: (in && b->p->written[i]) || b->written_later[i] == b->p->round)
-			return false;
-	}
-	return true;
-}
-
-static void leave_for_later(bander *b, const soft_call *c)
-{
-	for (int r = 0; r < c->nrefs; r++) {
-		b->later[c->storage[r]] = b->p->round;
-		if (soft_access(c, r).written)
-			b->written_later[c->storage[r]] = b->p->round;
-	}
+	if (soft_may_pass(b->p, c) && (is_large(b, c) || soft_is_related(b->p, c)))
+		for (int d = 0; d < x.rank; d++)
+			if (x.dim[d] == length && !soft_is_bound(c, d, false) && soft_agrees(b->p, c, d) &&
+			    adds_alone(b->p, c, d))
+				return d;
+	return soft_place_outside(b->p, c);
 }
 
 /* The calls that go through `axis` of call `seed` with it, and *end, after the last; returns their number. */
 static int collect(bander *b, const soft_call *call, int n, int seed, int axis, int *end)
 {
 	const int64_t length = soft_access(&call[seed], 0).dim[axis];
-	int members = 1;
+	int members = 0;
 	b->p->round++;
-	b->axis[seed] = axis;
-	*end = seed + 1;
-	if (!soft_agrees(b->p, &call[seed], axis))
-		return 0;
-	soft_note(b->p, &call[seed], axis);
-	for (int i = seed + 1; i < n; i++) {
-		b->axis[i] = join(b, &call[i], length);
-		if (b->axis[i] < 0 && is_free(b, &call[i]))
-			b->axis[i] = BEFORE;
-		else if (b->axis[i] < 0)
-			leave_for_later(b, &call[i]);
-		if (b->axis[i] < 0)
+	for (int i = seed; i < n; i++) {
+		b->place[i] = i > seed                            ? place(b, &call[i], length)
+			      : soft_agrees(b->p, &call[i], axis) ? axis
+								  : PLACE_AFTER;
+		if (b->place[i] < 0)
 			continue;
-		soft_note(b->p, &call[i], b->axis[i]);
-		if (soft_is_sum(&call[i], 2, b->axis[i]))
-			b->later[call[i].storage[2]] = b->written_later[call[i].storage[2]] = b->p->round;
+		soft_note(b->p, &call[i], b->place[i]);
+		if (soft_is_sum(&call[i], 2, b->place[i])) { /* nobody may see it before it is complete */
+			const int sums = call[i].storage[2];
+			b->p->later[sums] = b->p->written_later[sums] = b->p->round;
+		}
 		members++;
 		*end = i + 1;
 	}
 	return members;
-}
-
-/* Puts the members among calls [seed, end) side by side; *first is where. */
-static an_status gather(bander *b, soft_call *call, int *from, int seed, int end, int members, int64_t length,
-			int *first)
-{
-	soft_call *old = arena_copy(b->s->tmp, &call[seed], (size_t)(end - seed) * sizeof *old);
-	int *old_from = arena_copy(b->s->tmp, &from[seed], (size_t)(end - seed) * sizeof *old_from);
-	if (!old || !old_from)
-		return fail_memory(b->s->ctx, 0);
-	int before = seed, in = seed;
-	for (int i = seed; i < end; i++)
-		in += b->axis[i] == BEFORE;
-	*first = in;
-	for (int i = seed, after = in + members; i < end; i++) {
-		const int to = b->axis[i] >= 0 ? in++ : b->axis[i] == BEFORE ? before++ : after++;
-		call[to] = old[i - seed];
-		from[to] = old_from[i - seed];
-		if (b->axis[i] >= 0)
-			call[to].band = (soft_band){.axis = b->axis[i], .length = length};
-	}
-	call[*first].band.calls = members;
-	return AN_OK;
 }
 
 an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *iteration, parts *p, int *from)
@@ -143,10 +79,9 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 	bander b = {.s = s,
 		    .iteration = iteration,
 		    .p = p,
-		    .later = arena_array(s->tmp, s->nstorages + 1, sizeof(int)),
-		    .written_later = arena_array(s->tmp, s->nstorages + 1, sizeof(int)),
-		    .axis = arena_array(s->tmp, (size_t)n + 1, sizeof(int))};
-	if (!b.later || !b.written_later || !b.axis)
+		    .place = arena_array(s->tmp, (size_t)n + 1, sizeof *b.place)};
+	int *order = arena_array(s->tmp, (size_t)n + 1, sizeof *order);
+	if (!b.place || !order)
 		return fail_memory(s->ctx, 0);
 	for (int i = 0; i < n; i++)
 		from[i] = i;
@@ -154,17 +89,23 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 		const soft_call *c = &call[seed];
 		if (!is_large(&b, c))
 			continue;
-		const int first = c->u.gemm.args.nbatch;
-		int end, best = first + AXIS_M;
-		if (collect(&b, call, n, seed, first + AXIS_N, &end) >
-		    collect(&b, call, n, seed, first + AXIS_M, &end))
-			best = first + AXIS_N;
+		const int batches = c->u.gemm.args.nbatch;
+		int end, best = batches + AXIS_M;
+		if (collect(&b, call, n, seed, batches + AXIS_N, &end) >
+		    collect(&b, call, n, seed, batches + AXIS_M, &end))
+			best = batches + AXIS_N;
 		const int members = collect(&b, call, n, seed, best, &end);
 		const int64_t length = soft_access(c, 0).dim[best];
 		if (members < 2 || length < 2 * s->dev->band_unit)
 			continue;
-		TRY(gather(&b, call, from, seed, end, members, length, &seed));
-		seed += members - 1;
+		for (int i = seed; i < end; i++)
+			if (b.place[i] >= 0)
+				call[i].band = (soft_band){.axis = b.place[i], .length = length};
+		const int first = seed + soft_order(b.place + seed, end - seed, order);
+		TRY(soft_reorder(s, call + seed, sizeof *call, order, end - seed));
+		TRY(soft_reorder(s, from + seed, sizeof *from, order, end - seed));
+		call[first].band.calls = members;
+		seed = first + members - 1;
 	}
 	return AN_OK;
 }

@@ -24,13 +24,18 @@ access soft_access(const soft_call *c, int r);
  * ("fast"). */
 bool soft_is_bound(const soft_call *c, int axis, bool whole);
 
-/* Calls that are tried for what they can do part by part: what they do to storages, by storage. */
+/* A group of calls that is tried for going through an axis part by part: what they do to storages, by
+ * storage. */
 typedef struct parts {
 	int *seen; /* number of the round in which the rest is valid */
 	int64_t *step;
 	bool *written, *confined; /* confined: all is within one part */
+	int *later,
+	    *written_later; /* numbers of the rounds in which calls after the group touch, or write, it */
 	int round;
 } parts;
+/* Where calls are that are not in the group: it may need them, or they may need it. */
+enum { PLACE_BEFORE = -2, PLACE_AFTER = -1 };
 
 an_status soft_parts_new(soft_fn *s, parts *p);
 /* What operand r of a call does to its storage in a part: an index of `axis`. */
@@ -47,6 +52,17 @@ bool soft_touched(const soft_call *c, int r, int axis, touch *t);
 /* Whether call c can go part by part along `axis` beside those that were noted in this round. */
 bool soft_agrees(const parts *p, const soft_call *c, int axis);
 void soft_note(parts *p, const soft_call *c, int axis);
+/* Whether c can run before the calls that come after the group so far. */
+bool soft_may_pass(const parts *p, const soft_call *c);
+/* Whether c reads or writes what the group has written. */
+bool soft_is_related(const parts *p, const soft_call *c);
+/* Finds out whether c, which does not join, can come before the group; else it comes after it. */
+int soft_place_outside(parts *p, const soft_call *c);
+/* The order of n calls of which place[i] is an axis or one of the two above: order[j] is the one that comes
+ * j-th.  Returns where the group begins. */
+int soft_order(const int *place, int n, int *order);
+/* Puts n elements of `size` bytes into that order. */
+an_status soft_reorder(soft_fn *s, void *x, size_t size, const int *order, int n);
 
 /* band.c: finds the sections among the n calls of an iteration, sets their `band` but for the width, and puts
  * the calls of each side by side; from[i] becomes the place that call i had.  `iteration` has the storages of
