@@ -126,8 +126,26 @@ static void confine(looper *l, int first, int end)
 			p->seen[i] = 0;
 }
 
-/* Whether call c may write operand y over operand x: both are walked through alike.  What the kernels allow,
- * kernel.h says. */
+/* Whether a program has done with operand x when it stores operand y: registers that are loaded from x may
+ * read its memory until they are written again. */
+static bool is_done_with(const ew_program *p, int x, int y)
+{
+	bool from_x[EW_MAX_REGS] = {false}, stored = false;
+	for (const ew_instr *i = p->instr; i < p->instr + p->ninstr; i++) {
+		const int reads = ew_reads(i);
+		const bool load = i->op == EW_LOAD && i->a == x, store = i->op == EW_STORE && i->dst == y;
+		if (stored && (load || (reads > 0 && from_x[i->a]) || (reads > 1 && from_x[i->b]) ||
+			       (reads > 2 && from_x[i->c])))
+			return false;
+		stored |= store;
+		if (i->op != EW_STORE)
+			from_x[i->dst] = load;
+	}
+	return true;
+}
+
+/* Whether call c may write operand y over operand x: both are walked through alike, and the kernel allows it.
+ */
 static bool may_overwrite(const soft_call *c, int y, int x)
 {
 	if ((c->kind != CALL_EWISE && c->kind != CALL_SOFTMAX) || c->ref[y].offset != c->ref[x].offset)
@@ -136,9 +154,9 @@ static bool may_overwrite(const soft_call *c, int y, int x)
 	bool same = to.written && !from.written && to.size == from.size;
 	for (int d = 0; d < to.rank; d++)
 		same &= to.dim[d] == 1 || to.stride[d] == from.stride[d];
-	for (int r = 0; r < c->nrefs && same && r != x; r++)
-		same = c->storage[r] != c->storage[x]; /* it is not read in another way too */
-	return same;
+	for (int r = 0; r < c->nrefs && same; r++)
+		same = r == x || c->storage[r] != c->storage[x]; /* it is not read in another way too */
+	return same && (c->kind != CALL_EWISE || is_done_with(&c->u.ew.prog, x, y));
 }
 
 /* A range of the memory that threads have for themselves; at.first and last are calls of the iteration. */
