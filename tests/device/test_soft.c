@@ -429,7 +429,7 @@ static void test_attention_without_copies(void **state)
 
 /* Causal attention of HEADS heads; `spoiled`: the mask lets one later token through. */
 enum { HEADS = 4, DIM = 8, TOKENS = 37 };
-static an_function *causal_attention(an_ctx *ctx, an_program **p, double masked, bool spoiled)
+static an_function *causal_attention(an_ctx *ctx, an_program **p, int group, double masked, bool spoiled)
 {
 	static half mask[TOKENS * TOKENS];
 	for (int i = 0; i < TOKENS; i++)
@@ -441,7 +441,7 @@ static an_function *causal_attention(an_ctx *ctx, an_program **p, double masked,
 	an_value x[3];
 	for (int i = 0; i < 3; i++)
 		x[i] = an_input(&b, (const char *[]){"q", "k", "v"}[i],
-				an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, DIM, TOKENS}));
+				an_tensor(AN_FP16, 4, (int32_t[]){HEADS, i ? 1 : group, DIM, TOKENS}));
 	an_value m = an_const(&b, "causal", an_tensor(AN_FP16, 2, (int32_t[]){TOKENS, TOKENS}), mask);
 	an_value scores = an_add(&b, an_matmul(&b, x[0], x[1], true, false), m);
 	an_value probs = an_name(&b, an_softmax(&b, scores, -1), "probs");
@@ -488,7 +488,7 @@ static void test_triangles(void **state)
 	(void)state;
 	an_ctx *ctx = device_ctx(1);
 	an_program *p;
-	an_function *f = causal_attention(ctx, &p, -30000, false), *forward, *backward;
+	an_function *f = causal_attention(ctx, &p, 1, -30000, false), *forward, *backward;
 	counts n = count_as(ctx, "fast", f);
 	assert_int_equal(n.triangles, 3);
 	assert_int_equal(n.ewise, 0);
@@ -515,13 +515,48 @@ static void test_triangles(void **state)
 
 	/* masks that let something through, or are not low enough to be sure */
 	for (int i = 0; i < 2; i++) {
-		f = causal_attention(ctx, &p, i ? -100 : -30000, !i);
+		f = causal_attention(ctx, &p, 1, i ? -100 : -30000, !i);
 		n = count_as(ctx, "fast", f);
 		assert_int_equal(n.triangles, 0);
 		assert_int_equal(n.ewise, 1);
 		check_close(f, 2, 4e-3);
 		an_program_free(p);
 	}
+	an_ctx_close(ctx);
+}
+
+/* Heads that share keys and values in groups are gone through like others, forward and backward: what sums
+ * over a group comes after the loop. */
+static void test_groups_of_heads(void **state)
+{
+	(void)state;
+	enum { GROUP = 3 };
+	an_ctx *ctx = device_ctx(1);
+	an_program *p;
+	an_function *f = causal_attention(ctx, &p, GROUP, -30000, false), *forward, *backward;
+	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
+	for (int i = 0; i < 4; i++) {
+		const char *numerics = i % 2 ? "ieee" : "fast";
+		an_device *d = device_soft(ctx, numerics, true);
+		an_executable *x;
+		MIL_OK(ctx, an_compile(d, i < 2 ? f : backward, &x));
+		const soft_exe *e = x->impl;
+		int loops = 0;
+		for (int j = e->nearly; j < e->ncalls; j++) {
+			const soft_call *c = &e->call[j];
+			loops += c->kind == CALL_LOOP;
+			assert_true(c->kind != CALL_GEMM && c->kind != CALL_SOFTMAX);
+			if (c->kind == CALL_LOOP)
+				assert_int_equal(c->u.loop.count, HEADS * GROUP);
+		}
+		assert_int_equal(loops, 1);
+		an_device_close(d);
+	}
+	device_check(ctx, "ieee", f, 5, -2, 2, true);
+	device_check(ctx, "ieee", backward, 5, -2, 2, true);
+	check_close(f, 3, 4e-3); /* bounds as above, for sums over a group too */
+	check_close(backward, 2, 0.3);
+	an_program_free(p);
 	an_ctx_close(ctx);
 }
 
@@ -596,7 +631,7 @@ static void test_counting_in_bands(void **state)
 	(void)state;
 	an_ctx *ctx = device_ctx(1);
 	an_program *p;
-	an_function *forward, *backward, *f = causal_attention(ctx, &p, -30000, false);
+	an_function *forward, *backward, *f = causal_attention(ctx, &p, 1, -30000, false);
 	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
 	an_device *d[] = {device_soft(ctx, "fast", true), device_soft(ctx, "fast", false)};
 	an_call *call[2];
@@ -632,7 +667,7 @@ static void test_recompute(void **state)
 	(void)state;
 	an_ctx *ctx = device_ctx(1);
 	an_program *p;
-	an_function *f = causal_attention(ctx, &p, -30000, false), *forward, *backward;
+	an_function *f = causal_attention(ctx, &p, 1, -30000, false), *forward, *backward;
 	MIL_OK(ctx, an_grad(f, NULL, &forward, &backward));
 	assert_int_equal(forward->noutputs, 2); /* out, probs */
 	MIL_OK(ctx, an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward));
@@ -797,6 +832,7 @@ int main(void)
 	    cmocka_unit_test(test_norm_and_linear),
 	    cmocka_unit_test(test_attention_without_copies),
 	    cmocka_unit_test(test_triangles),
+	    cmocka_unit_test(test_groups_of_heads),
 	    cmocka_unit_test(test_counting_in_loops),
 	    cmocka_unit_test(test_overwriting_in_bands),
 	    cmocka_unit_test(test_counting_in_bands),

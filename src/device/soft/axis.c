@@ -56,29 +56,50 @@ access soft_access(const soft_call *c, int r)
 	}
 }
 
+/* Axes first .. last of an index space. */
+typedef struct axes {
+	int first, last;
+} axes;
+
+static axes axes_of(int axis)
+{
+	const int first = axis % AXIS_PAIR;
+	return (axes){first, first + (axis >= AXIS_PAIR)};
+}
+
+static bool is_among(int axis, axes x) { return axis >= x.first && axis <= x.last; }
+
+/* Whether an operand goes through another axis in larger steps. */
+static bool is_inner(const int64_t *stride, int rank, axes x)
+{
+	for (int d = 0; d < rank; d++)
+		for (int i = x.first; i <= x.last; i++)
+			if (!is_among(d, x) && stride[i] && stride[d] > stride[i])
+				return true;
+	return false;
+}
+
 bool soft_is_bound(const soft_call *c, int axis, bool whole)
 {
+	const axes x = axes_of(axis);
 	switch (c->kind) {
 	case CALL_EWISE:
 	case CALL_REDUCE: {
 		const ew_program *p = &c->u.ew.prog;
-		if (p->above != p->below && (axis == p->above || (whole && axis == p->below)))
+		if (p->above != p->below && (is_among(p->above, x) || (whole && is_among(p->below, x))))
 			return true;
 		if (c->kind == CALL_EWISE)
 			return false;
-		for (int r = 0; r < p->noperands; r++) {
-			const int64_t *stride = c->u.ew.operand[r].stride;
-			for (int d = 0; d < p->rank; d++)
-				if (stride[axis] && stride[d] > stride[axis])
-					return true;
-		}
-		return c->u.ew.mask >> axis & 1;
+		for (int r = 0; r < p->noperands; r++)
+			if (is_inner(c->u.ew.operand[r].stride, p->rank, x))
+				return true;
+		return (c->u.ew.mask >> x.first | c->u.ew.mask >> x.last) & 1;
 	}
 	case CALL_GEMM: {
 		const k_gemm_args *g = &c->u.gemm.args;
 		const bool may_add = g->precision == K_FAST && g->nbatch == 0 && !c->u.gemm.biased &&
 				     g->c.type == K_F16 && g->c.cs == 1;
-		return axis == g->nbatch + AXIS_K && (whole || !may_add);
+		return is_among(g->nbatch + AXIS_K, x) && (whole || !may_add);
 	}
 	case CALL_SOFTMAX: {
 		/* it goes along rows or columns by its axis and the innermost of the others (k_softmax) */
@@ -86,10 +107,10 @@ bool soft_is_bound(const soft_call *c, int axis, bool whole)
 		for (int d = 0; d < c->u.copy.rank; d++)
 			if (d != c->u.copy.axis && c->u.copy.dim[d] > 1)
 				innermost = d;
-		return c->u.copy.axis == axis || (whole && c->u.copy.below == axis) ||
-		       (c->u.copy.x.stride[c->u.copy.axis] != 1 && axis == innermost);
+		return is_among(c->u.copy.axis, x) || (whole && is_among(c->u.copy.below, x)) ||
+		       (c->u.copy.x.stride[c->u.copy.axis] != 1 && is_among(innermost, x));
 	}
-	case CALL_ARG: return c->u.copy.axis == axis;
+	case CALL_ARG: return is_among(c->u.copy.axis, x);
 	default: return false;
 	}
 }
@@ -102,16 +123,21 @@ bool soft_is_sum(const soft_call *c, int r, int axis)
 bool soft_touched(const soft_call *c, int r, int axis, touch *t)
 {
 	const access x = soft_access(c, r);
-	*t = (touch){.bytes = x.size, .written = x.written};
+	const axes a = axes_of(axis);
+	*t = (touch){.bytes = x.size, .every = 1, .written = x.written, .step = x.stride[a.last] * x.size};
 	for (int d = 0; d < x.rank; d++) {
 		if (x.stride[d] < 0)
 			return false;
-		if (d == axis)
-			t->step = x.stride[d] * x.size;
-		else
+		if (!is_among(d, a))
 			t->bytes += (x.dim[d] - 1) * x.stride[d] * x.size;
 	}
-	t->confined = t->step > 0 && c->ref[r].offset + t->bytes <= t->step;
+	if (a.first < a.last && x.stride[a.first] != x.stride[a.last] * x.dim[a.last]) {
+		if (x.stride[a.last] || x.written)
+			return false;
+		t->step = x.stride[a.first] * x.size;
+		t->every = x.dim[a.last];
+	}
+	t->confined = t->every == 1 && t->step > 0 && c->ref[r].offset + t->bytes <= t->step;
 	return !t->written || t->step > 0;
 }
 

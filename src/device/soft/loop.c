@@ -5,11 +5,12 @@
  * again; a loop over heads with these calls inside keeps a head's in the second-level cache, needs them for
  * as many heads as there are threads only, and lets threads meet once.
  *
- * Requires: calls in the order of execution, with places but no addresses (emit.c).  A run of calls becomes a
- * loop if each has an axis of the loop's length along which it neither sums nor repeats a
- * result, and if what one of them writes, another reads and writes in the same iteration only.
- * Breaks: e->call[i] may be a CALL_LOOP.  Bits do not change: an iteration computes what the whole call did
- * for its part, with the same kernels. */
+ * Requires: calls in the order of execution, with places but no addresses (emit.c).  Calls become a loop if
+ * each has an axis of the loop's length, or two such axes after each other, along which it neither sums nor
+ * repeats a result, and if what one of them writes, another reads and writes in the same iteration only.
+ * Where groups of heads share keys, these are the groups and the heads of each: some iterations read the
+ * same. Breaks: e->call[i] may be a CALL_LOOP; calls between those of a loop come before or after it.  Bits
+ * do not change: an iteration computes what the whole call did for its part, with the same kernels. */
 #include "device/soft/loop.h"
 
 typedef struct looper {
@@ -19,6 +20,8 @@ typedef struct looper {
 	int64_t count; /* of the loop that is tried */
 	parts p;       /* its iterations */
 	parts bands;   /* in one of them */
+	int *place;    /* by call: the axis that it is a loop over, or where it is outside */
+	int *order;
 } looper;
 
 /* The axes over which a call could be a loop; those of batches, or of its index space. */
@@ -41,6 +44,10 @@ static int join(looper *l, const soft_call *c)
 	for (int d = 0; d < n; d++)
 		if (dim[d] == l->count && !soft_is_bound(c, d, true) && soft_agrees(&l->p, c, d))
 			return d;
+	for (int d = 0; d + 1 < n; d++)
+		if (dim[d] * dim[d + 1] == l->count && !soft_is_bound(c, AXIS_PAIR + d, true) &&
+		    soft_agrees(&l->p, c, AXIS_PAIR + d))
+			return AXIS_PAIR + d;
 	return -1;
 }
 
@@ -52,9 +59,14 @@ static void drop_axis(int64_t *x, int axis, int rank)
 		x[d] = x[d + 1];
 }
 
-/* Call c without one of its axes: what one iteration does. */
+/* Call c without one of its axes, or a pair of them: what one iteration does. */
 static void narrow(soft_call *c, int axis)
 {
+	if (axis >= AXIS_PAIR) {
+		narrow(c, axis - AXIS_PAIR + 1);
+		narrow(c, axis - AXIS_PAIR);
+		return;
+	}
 	switch (c->kind) {
 	case CALL_EWISE:
 	case CALL_REDUCE: {
@@ -357,11 +369,11 @@ static an_status pack_private(soft_fn *s, soft_call *loop, bool *confined)
 	return AN_OK;
 }
 
-/* Calls [first, end), which agreed on axis[], become one. */
-static an_status make_loop(looper *l, int first, int end, const int *axis)
+/* Calls [first, end), which agreed on l->place[], become one. */
+static an_status make_loop(looper *l, int first, int end)
 {
 	soft_exe *e = l->e;
-	const int n = end - first;
+	const int n = end - first, *axis = l->place + first;
 	soft_call loop = {.kind = CALL_LOOP};
 	soft_call *call = arena_copy(l->a, &e->call[first], (size_t)n * sizeof *call);
 	int *from = arena_array(l->s->tmp, (size_t)n, sizeof *from);
@@ -370,10 +382,11 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 	loop.storage = arena_array(l->a, (size_t)refs, sizeof *loop.storage);
 	loop.u.loop.step = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.step);
 	loop.u.loop.by_worker = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.by_worker);
+	loop.u.loop.every = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.every);
 	loop.u.loop.band_step = arena_array(l->a, (size_t)refs, sizeof *loop.u.loop.band_step);
 	bool *confined = arena_array(l->s->tmp, (size_t)refs, sizeof *confined);
 	if (!call || !from || !loop.ref || !loop.storage || !loop.u.loop.step || !loop.u.loop.by_worker ||
-	    !loop.u.loop.band_step || !confined)
+	    !loop.u.loop.every || !loop.u.loop.band_step || !confined)
 		return fail_memory(l->s->ctx, 0);
 	confine(l, first, end);
 	for (int i = 0; i < n; i++) {
@@ -390,6 +403,7 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 			touch t;
 			loop.ref[at] = c->ref[r];
 			loop.storage[at] = c->storage[r];
+			loop.u.loop.every[at] = 1;
 			if (soft_access(c, r).whole) { /* an iteration may want more than all at once */
 				loop.u.loop.step[at] =
 				    (int64_t)k_gemm_scratch(c->u.gemm.row, &call[i].u.gemm.args, 1);
@@ -398,6 +412,7 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 			}
 			soft_touched(c, r, axis[from[i]], &t);
 			loop.u.loop.step[at] = t.step;
+			loop.u.loop.every[at] = t.every;
 			if (l->p.seen[c->storage[r]] == l->p.round) {
 				loop.u.loop.step[at] = l->p.step[c->storage[r]];
 				loop.u.loop.by_worker[at] = true;
@@ -426,46 +441,80 @@ static an_status make_loop(looper *l, int first, int end, const int *axis)
 /* Whether `count` iterations keep all threads busy to the end. */
 static bool balanced(int64_t count, int threads) { return count % threads == 0 || count >= 4 * threads; }
 
-/* The longest loop around call `seed`, a product with batches. */
-static an_status loop_around(looper *l, int seed, int *axis, int *next)
+/* Whether an iteration of `count` is worth a loop for call c alone. */
+static bool is_worth(const looper *l, const soft_call *c, int64_t count)
 {
-	const soft_exe *e = l->e;
-	const soft_call *c = &e->call[seed];
-	const int64_t *dim;
-	int first = seed, end = seed + 1;
-	*next = end;
-	if (c->kind != CALL_GEMM || axes_of(c, &dim) == 0 || dim[0] < 2 ||
-	    !balanced(dim[0], l->s->ctx->threads) || c->flops / dim[0] < l->s->dev->loop_flops)
-		return AN_OK;
-	l->count = dim[0];
+	return c->kind == CALL_GEMM && c->flops / count >= l->s->dev->loop_flops;
+}
+
+/* The longest loop of `count` iterations around call `seed`.  What does not join comes before it or after it;
+ * from there on only those join that have to do with it.  *first: where the loop is, or -1. */
+static an_status loop_around(looper *l, int seed, int64_t count, int *first)
+{
+	soft_exe *e = l->e;
+	int begin = seed, end = seed + 1, members = 0;
+	bool apart = false;
+	*first = -1;
+	l->count = count;
 	l->p.round++;
-	if ((axis[seed] = join(l, c)) < 0)
+	if ((l->place[seed] = join(l, &e->call[seed])) < 0)
 		return AN_OK;
-	soft_note(&l->p, c, axis[seed]);
-	while (end < e->ncalls && (axis[end] = join(l, &e->call[end])) >= 0) {
-		soft_note(&l->p, &e->call[end], axis[end]);
-		end++;
+	soft_note(&l->p, &e->call[seed], l->place[seed]);
+	while (begin > e->nearly && (l->place[begin - 1] = join(l, &e->call[begin - 1])) >= 0) {
+		begin--;
+		soft_note(&l->p, &e->call[begin], l->place[begin]);
 	}
-	while (first > e->nearly && (axis[first - 1] = join(l, &e->call[first - 1])) >= 0) {
-		first--;
-		soft_note(&l->p, &e->call[first], axis[first]);
+	members = end - begin;
+	for (int i = end; i < e->ncalls; i++) {
+		const soft_call *c = &e->call[i];
+		const bool wanted = !apart || soft_is_related(&l->p, c) || is_worth(l, c, count);
+		l->place[i] = wanted && soft_may_pass(&l->p, c) ? join(l, c) : -1;
+		if (l->place[i] < 0) {
+			l->place[i] = soft_place_outside(&l->p, c);
+			apart = true;
+			continue;
+		}
+		soft_note(&l->p, c, l->place[i]);
+		end = i + 1;
+		members++;
 	}
-	*next = end;
-	if (end - first == 1)
+	if (members < 2)
 		return AN_OK;
-	*next = first + 1;
-	return make_loop(l, first, end, axis + first);
+	*first = begin + soft_order(l->place + begin, end - begin, l->order);
+	TRY(soft_reorder(l->s, e->call + begin, sizeof *e->call, l->order, end - begin));
+	TRY(soft_reorder(l->s, l->place + begin, sizeof *l->place, l->order, end - begin));
+	return make_loop(l, *first, *first + members);
+}
+
+/* A loop around call `seed`, a product with batches: over two axes of these, or one. */
+static an_status try_loops(looper *l, int seed, int *next)
+{
+	const soft_call *c = &l->e->call[seed];
+	const int64_t *dim;
+	const int axes = c->kind == CALL_GEMM ? axes_of(c, &dim) : 0;
+	int first = -1;
+	for (int n = MIN(axes, 2); n > 0 && first < 0; n--) {
+		const int64_t count = n == 2 ? dim[0] * dim[1] : dim[0];
+		if (count >= 2 && balanced(count, l->s->ctx->threads) && is_worth(l, c, count))
+			TRY(loop_around(l, seed, count, &first));
+	}
+	*next = (first < 0 ? seed : first) + 1;
+	return AN_OK;
 }
 
 an_status soft_loop(soft_fn *s, soft_exe *e, arena *a)
 {
-	looper l = {.s = s, .e = e, .a = a};
-	int *axis = arena_array(s->tmp, (size_t)e->ncalls + 1, sizeof *axis);
+	const size_t n = (size_t)e->ncalls + 1;
+	looper l = {.s = s,
+		    .e = e,
+		    .a = a,
+		    .place = arena_array(s->tmp, n, sizeof *l.place),
+		    .order = arena_array(s->tmp, n, sizeof *l.order)};
 	TRY(soft_parts_new(s, &l.p));
 	TRY(soft_parts_new(s, &l.bands));
-	if (!axis)
+	if (!l.place || !l.order)
 		return fail_memory(s->ctx, 0);
 	for (int i = e->nearly; i < e->ncalls && !s->dev->no_fusion;)
-		TRY(loop_around(&l, i, axis, &i));
+		TRY(try_loops(&l, i, &i));
 	return AN_OK;
 }

@@ -14,6 +14,8 @@ typedef struct access {
 } access;
 /* Axes of a product after those of its batches. */
 enum { AXIS_M, AXIS_N, AXIS_K, AXIS_COUNT };
+/* Added to an axis: it and the next are gone through as one, as the heads of all groups that share keys. */
+enum { AXIS_PAIR = 16 };
 _Static_assert(GEMM_BATCH_DIMS + (int)AXIS_COUNT <= (int)SOFT_RANK,
 	       "a product has no more axes than a value");
 
@@ -41,6 +43,7 @@ an_status soft_parts_new(soft_fn *s, parts *p);
 /* What operand r of a call does to its storage in a part: an index of `axis`. */
 typedef struct touch {
 	int64_t step, bytes; /* from one part to the next; touched in one, from the reference on */
+	int64_t every;       /* so many parts have the same; 1 unless two axes are gone through */
 	bool written, confined;
 } touch;
 /* Whether operand r is what a product along `axis` adds up, so that it is there after the last part only. */

@@ -256,7 +256,8 @@ static int run_band(const loop_run *run, int64_t i, int worker, int j, int end, 
 		void *at[EW_MAX_OPERANDS + 1];
 		for (int r = 0; r < c->nrefs; r++, k++)
 			at[r] = (char *)address(run->e, &loop->ref[k]) +
-				loop->u.loop.step[k] * (loop->u.loop.by_worker[k] ? worker : i) +
+				loop->u.loop.step[k] *
+				    (loop->u.loop.by_worker[k] ? worker : i / loop->u.loop.every[k]) +
 				loop->u.loop.band_step[k] * bands;
 		count_or_run(run->p, run->isa, c, b, at, run->counts);
 		if (run->timing)

@@ -227,6 +227,7 @@ typedef struct soft_call {
 			struct soft_call *call;
 			int64_t *step;      /* by ref: bytes from one iteration to the next, or, */
 			bool *by_worker;    /* where this is true, from one thread to the next */
+			int64_t *every;     /* by ref: so many iterations have the same */
 			int64_t *band_step; /* by ref: bytes from one band to the next */
 		} loop;
 	} u;
