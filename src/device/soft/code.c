@@ -263,7 +263,7 @@ static bool write_reduce(writer *w, int first, int index)
 static bool assign_registers(writer *w)
 {
 	soft_code *code = w->code;
-	int last[CODE_INSTRS], real[CODE_INSTRS];
+	int last[CODE_INSTRS], real[CODE_INSTRS] = {0};
 	bool used[EW_MAX_REGS] = {false};
 	for (int i = 0; i < w->nregs; i++)
 		last[i] = -1;
