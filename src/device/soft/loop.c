@@ -469,6 +469,8 @@ static an_status loop_around(looper *l, int seed, int64_t count, int *first)
 		const soft_call *c = &e->call[i];
 		const bool wanted = !apart || soft_is_related(&l->p, c) || is_worth(l, c, count);
 		l->place[i] = wanted && soft_may_pass(&l->p, c) ? join(l, c) : -1;
+		if (l->place[i] < 0 && c->kind == CALL_GEMM)
+			break; /* what comes after it is likely to be of another layer */
 		if (l->place[i] < 0) {
 			l->place[i] = soft_place_outside(&l->p, c);
 			apart = true;
