@@ -129,6 +129,12 @@ const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa)
 
 const char *k_gemm_name(const k_gemm_row *r) { return r->name; }
 
+bool k_gemm_takes_blocks(const k_gemm_row *r, int64_t k_block)
+{
+	return !r->vector && !r->integer && !(r->precision & FIXED) && k_block > 0 && k_block <= r->kc &&
+	       k_block % r->kr == 0;
+}
+
 /* ---- The plan --------------------------------------------------------------------- */
 
 typedef enum packing {
@@ -297,7 +303,9 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 		return;
 	}
 	q->direct = (g->c.type == K_F32 || g->c.type == K_I32) && g->c.cs == 1;
-	q->kb = cut(g->k, r->kc, r->kr, &q->kc);
+	assert(!g->k_block || k_gemm_takes_blocks(r, g->k_block));
+	q->kb = g->k_block ? MAX(ceil_div(g->k, g->k_block), 1) : cut(g->k, r->kc, r->kr, &q->kc);
+	q->kc = g->k_block ? g->k_block : q->kc;
 	/* One large product shares its packed B.  Of many, each thread takes some; so it does with those too
 	 * small to be worth two rounds.  Blocks that pack B for themselves have more rows to use it; those
 	 * that share it have all columns, so that A is packed where it is used, once. */

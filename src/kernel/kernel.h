@@ -107,7 +107,11 @@ typedef struct k_gemm_args {
 	int64_t batch[GEMM_BATCH_DIMS];
 	k_matrix a, b, c;
 	bool accumulate; /* C += ; only for C of type K_F32, and not with K_FIXED */
-	k_matrix bias;   /* K_FIXED: where sums start; strides of 0 repeat it.  NULL data: 0 */
+	/* 0, or how many products are added up before the sum is added to those before: what
+	 * k_gemm_takes_blocks agrees to.  The results are those of as many products of this k, the later ones
+	 * accumulated. */
+	int64_t k_block;
+	k_matrix bias; /* K_FIXED: where sums start; strides of 0 repeat it.  NULL data: 0 */
 	k_precision precision;
 	k_triangle triangle_a, triangle_b, triangle_c;
 	int64_t diagonal_a, diagonal_b, diagonal_c;
@@ -124,6 +128,7 @@ typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gem
  * NULL: the portable kernel takes everything. */
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
 const char *k_gemm_name(const k_gemm_row *r);
+bool k_gemm_takes_blocks(const k_gemm_row *r, int64_t k_block);
 /* Whether a product of K_I8 or K_U8 operands of this k may hold sums that reached 2^31. */
 bool k_gemm_saturates(const k_gemm_args *g);
 /* Bytes of scratch k_gemm needs for these arguments with up to `threads` threads, at any address.  Of

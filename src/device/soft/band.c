@@ -32,11 +32,16 @@ static bool is_large(const bander *b, const soft_call *c)
 	       b->iteration->step[c->storage[2]] > b->s->dev->band_bytes;
 }
 
-/* Whether the section so far, and what comes after it, leave alone what c adds up in it, if it does. */
-static bool adds_alone(const parts *p, const soft_call *c, int axis)
+/* Whether c may add up its results in the section, if it would: the section so far and what comes after it
+ * leave them alone, and the kernel adds up as it does without bands, of which the number of threads decides.
+ */
+static bool may_add(const bander *b, const soft_call *c, int axis)
 {
-	return !soft_is_sum(c, 2, axis) ||
-	       (p->seen[c->storage[2]] != p->round && p->later[c->storage[2]] != p->round);
+	const parts *p = b->p;
+	if (!soft_is_sum(c, 2, axis))
+		return true;
+	return p->seen[c->storage[2]] != p->round && p->later[c->storage[2]] != p->round &&
+	       k_gemm_takes_blocks(c->u.gemm.row, b->s->dev->band_unit);
 }
 
 /* The axis of `length` along which c can join the section, or where it is outside. */
@@ -46,7 +51,7 @@ static int place(const bander *b, const soft_call *c, int64_t length)
 	if (soft_may_pass(b->p, c) && (is_large(b, c) || soft_is_related(b->p, c)))
 		for (int d = 0; d < x.rank; d++)
 			if (x.dim[d] == length && !soft_is_bound(c, d, false) && soft_agrees(b->p, c, d) &&
-			    adds_alone(b->p, c, d))
+			    may_add(b, c, d))
 				return d;
 	return soft_place_outside(b->p, c);
 }
@@ -98,9 +103,13 @@ an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *itera
 		const int64_t length = soft_access(c, 0).dim[best];
 		if (members < 2 || length < 2 * s->dev->band_unit)
 			continue;
-		for (int i = seed; i < end; i++)
-			if (b.place[i] >= 0)
-				call[i].band = (soft_band){.axis = b.place[i], .length = length};
+		for (int i = seed; i < end; i++) {
+			if (b.place[i] < 0)
+				continue;
+			call[i].band = (soft_band){.axis = b.place[i], .length = length};
+			if (soft_is_sum(&call[i], 2, b.place[i]))
+				call[i].u.gemm.args.k_block = s->dev->band_unit;
+		}
 		const int first = seed + soft_order(b.place + seed, end - seed, order);
 		TRY(soft_reorder(s, call + seed, sizeof *call, order, end - seed));
 		TRY(soft_reorder(s, from + seed, sizeof *from, order, end - seed));

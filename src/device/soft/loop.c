@@ -123,7 +123,6 @@ static void confine(looper *l, int first, int end)
 {
 	const soft_exe *e = l->e;
 	parts *p = &l->p;
-	const int threads = l->s->ctx->threads;
 	for (int i = 0; i < (int)l->s->nstorages; i++) {
 		soft_storage *st = &l->s->storages[i];
 		if (p->seen[i] == p->round &&
@@ -133,9 +132,6 @@ static void confine(looper *l, int first, int end)
 	for (int i = 0; i < e->ncalls; i++)
 		for (int r = 0; (i < first || i >= end) && r < e->call[i].nrefs; r++)
 			p->seen[e->call[i].storage[r]] = 0;
-	for (int i = 0; i < (int)l->s->nstorages; i++)
-		if (l->count < threads)
-			p->seen[i] = 0;
 }
 
 /* Whether a program has done with operand x when it stores operand y: registers that are loaded from x may
@@ -369,8 +365,26 @@ static an_status pack_private(soft_fn *s, soft_call *loop, bool *confined)
 	return AN_OK;
 }
 
-/* Calls [first, end), which agreed on l->place[], become one. */
-static an_status make_loop(looper *l, int first, int end)
+/* Without the loop: products that would add up band by band in it do so in one call. */
+static void add_in_blocks(looper *l, int first, int n, const soft_call *call, const int *from)
+{
+	for (int i = 0; i < n; i++) {
+		soft_call *c = &l->e->call[first + from[i]];
+		if (c->kind != CALL_GEMM || !call[i].u.gemm.args.k_block)
+			continue;
+		c->u.gemm.args.k_block = call[i].u.gemm.args.k_block;
+		const size_t most = k_gemm_scratch(c->u.gemm.row, &c->u.gemm.args, l->s->ctx->threads);
+		int64_t *have = &l->s->storages[c->storage[c->nrefs - 1]].bytes; /* its scratch */
+		*have = MAX(*have, (int64_t)most);
+	}
+}
+
+/* Whether `count` iterations keep all threads busy to the end. */
+static bool balanced(int64_t count, int threads) { return count % threads == 0 || count >= 4 * threads; }
+
+/* Calls [first, end), which agreed on l->place[], become one, if that keeps all threads busy.  *next: the
+ * call after what has been done. */
+static an_status make_loop(looper *l, int first, int end, int *next)
 {
 	soft_exe *e = l->e;
 	const int n = end - first, *axis = l->place + first;
@@ -396,6 +410,11 @@ static an_status make_loop(looper *l, int first, int end)
 		call[i].bytes /= l->count;
 	}
 	TRY(soft_find_bands(l->s, call, n, &l->p, &l->bands, from));
+	if (!balanced(l->count, l->s->ctx->threads)) {
+		add_in_blocks(l, first, n, call, from);
+		*next = end;
+		return AN_OK;
+	}
 	for (int i = 0; i < n; i++) {
 		const soft_call *c = &e->call[first + from[i]];
 		for (int r = 0; r < c->nrefs; r++) {
@@ -435,11 +454,9 @@ static an_status make_loop(looper *l, int first, int end)
 	e->call[first] = loop;
 	memmove(&e->call[first + 1], &e->call[end], (size_t)(e->ncalls - end) * sizeof *e->call);
 	e->ncalls -= n - 1;
+	*next = first + 1;
 	return AN_OK;
 }
-
-/* Whether `count` iterations keep all threads busy to the end. */
-static bool balanced(int64_t count, int threads) { return count % threads == 0 || count >= 4 * threads; }
 
 /* Whether an iteration of `count` is worth a loop for call c alone. */
 static bool is_worth(const looper *l, const soft_call *c, int64_t count)
@@ -448,13 +465,14 @@ static bool is_worth(const looper *l, const soft_call *c, int64_t count)
 }
 
 /* The longest loop of `count` iterations around call `seed`.  What does not join comes before it or after it;
- * from there on only those join that have to do with it.  *first: where the loop is, or -1. */
-static an_status loop_around(looper *l, int seed, int64_t count, int *first)
+ * from there on only those join that have to do with it.  *next: the call to go on with, -1: no loop was
+ * found. */
+static an_status loop_around(looper *l, int seed, int64_t count, int *next)
 {
 	soft_exe *e = l->e;
 	int begin = seed, end = seed + 1, members = 0;
 	bool apart = false;
-	*first = -1;
+	*next = -1;
 	l->count = count;
 	l->p.round++;
 	if ((l->place[seed] = join(l, &e->call[seed])) < 0)
@@ -482,10 +500,10 @@ static an_status loop_around(looper *l, int seed, int64_t count, int *first)
 	}
 	if (members < 2)
 		return AN_OK;
-	*first = begin + soft_order(l->place + begin, end - begin, l->order);
+	const int first = begin + soft_order(l->place + begin, end - begin, l->order);
 	TRY(soft_reorder(l->s, e->call + begin, sizeof *e->call, l->order, end - begin));
 	TRY(soft_reorder(l->s, l->place + begin, sizeof *l->place, l->order, end - begin));
-	return make_loop(l, *first, *first + members);
+	return make_loop(l, first, first + members, next);
 }
 
 /* A loop around call `seed`, a product with batches: over two axes of these, or one. */
@@ -494,13 +512,13 @@ static an_status try_loops(looper *l, int seed, int *next)
 	const soft_call *c = &l->e->call[seed];
 	const int64_t *dim;
 	const int axes = c->kind == CALL_GEMM ? axes_of(c, &dim) : 0;
-	int first = -1;
-	for (int n = MIN(axes, 2); n > 0 && first < 0; n--) {
+	*next = -1;
+	for (int n = MIN(axes, 2); n > 0 && *next < 0; n--) {
 		const int64_t count = n == 2 ? dim[0] * dim[1] : dim[0];
-		if (count >= 2 && balanced(count, l->s->ctx->threads) && is_worth(l, c, count))
-			TRY(loop_around(l, seed, count, &first));
+		if (count >= 2 && is_worth(l, c, count))
+			TRY(loop_around(l, seed, count, next));
 	}
-	*next = (first < 0 ? seed : first) + 1;
+	*next = *next < 0 ? seed + 1 : *next;
 	return AN_OK;
 }
 
