@@ -669,6 +669,67 @@ static void test_triangles(void **state)
 	}
 }
 
+/* Blocks of K of the caller's choice: the bits of as many products added up, with triangles, packed operands
+ * and threads or without, in fp32 or then rounded to fp16. */
+static void test_k_blocks(void **state)
+{
+	(void)state;
+	amx_provide();
+	for (int i = 0; i < gemm_table_size; i++) {
+		const k_gemm_row *r = &gemm_table[i];
+		const int64_t block = 3 * r->kr;
+		if ((r->isa & machine) != r->isa)
+			continue;
+		assert_false(k_gemm_takes_blocks(r, block + 1) && r->kr > 1);
+		assert_false(k_gemm_takes_blocks(r, 0));
+		if (!k_gemm_takes_blocks(r, block)) {
+			assert_true(r->vector || r->integer || r->precision >> K_FIXED & 1);
+			continue;
+		}
+		for (int c = 0; c < 16; c++) {
+			const int64_t k = 4 * block + r->kr + 1;
+			product x = make_product(r, r->mr + 3, r->nr + 5, k, 1, false, c & 7), part = x;
+			x.g.triangle_b = part.g.triangle_b = c & 8 ? K_LOWER : K_WHOLE;
+			clear_outside(&x.g.b, x.g.triangle_b, 0, k, x.g.n, 2, k * x.g.n);
+			float *want = NULL;
+			for (int64_t first = 0; first < k; first += block) {
+				part.g.k = MIN(block, k - first);
+				part.g.accumulate = first > 0;
+				part.g.diagonal_b = first;
+				part.g.a.data = x.a + first * x.g.a.cs;
+				part.g.b.data = x.b + first * x.g.b.rs;
+				part.c = want ? want : x.c;
+				float *sum = run_product(NULL, r, &part);
+				free(want);
+				want = sum;
+			}
+			x.g.k_block = block;
+			void *a = NULL;
+			if (c % 3 == 0)
+				x.g.packed_a = a = pack_operand(NULL, r, &x.g, K_A);
+			float *got = run_product(check_pools()[c % CHECK_POOLS], r, &x);
+			if (differences(&x, got, want))
+				fail_msg("%s, layout %d: blocks of K give other bits", r->name, c);
+			const size_t count = x.c_bytes / sizeof(float);
+			half *rounded = calloc(count, sizeof *rounded);
+			void *kept = x.c;
+			x.c = rounded;
+			x.c_bytes = count * sizeof *rounded;
+			x.g.c.type = K_F16;
+			half *halves = run_product(NULL, r, &x);
+			for (size_t j = 0; j < count; j++)
+				assert_int_equal(halves[j], half_from_float(want[j]));
+			x.c = kept;
+			free(rounded);
+			free(halves);
+			free(got);
+			free(want);
+			free(a);
+			free_product(&x);
+		}
+	}
+}
+
 /* Sums that fp32 holds exactly: no error at all, in whatever order. */
 static void test_exact(void **state)
 {
@@ -915,6 +976,8 @@ int main(void)
 					   cmocka_unit_test(test_packed),
 					   cmocka_unit_test(test_long),
 					   cmocka_unit_test(test_triangles),
+					   cmocka_unit_test(test_k_blocks),
+					   cmocka_unit_test(test_k_blocks),
 					   cmocka_unit_test(test_exact),
 					   cmocka_unit_test(test_half_sums),
 					   cmocka_unit_test(test_extremes),
