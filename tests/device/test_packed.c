@@ -357,6 +357,53 @@ static void test_out_of_memory(void **state)
 	assert_int_equal(m.held, 0);
 }
 
+/* Products with the same weights share panels only if kernels see the operands the same way round, as the
+ * strides of C say. */
+static void test_orientation(void **state)
+{
+	(void)state;
+	enum { APART = 2 };
+	an_ctx *ctx = device_ctx(1);
+	an_device *d = device_soft(ctx, "ieee", true);
+	static float a[K], w[K * N], want[N * APART], have[N * APART];
+	for (int i = 0; i < K * N; i++)
+		w[i] = (float)(i % 13 - 6);
+	for (int i = 0; i < K; i++)
+		a[i] = (float)(i % 5 - 2);
+	soft_memory m = {.data = w, .keep = true};
+	const k_gemm_args both = {.m = 1,
+				  .n = N,
+				  .k = K,
+				  .a = {a, K_F32, K, 1, {0}},
+				  .b = {w, K_F32, N, 1, {0}},
+				  .c = {have, K_F32, 1, APART, {0}}};
+	k_gemm_args large = both;
+	large.m = M;
+	const k_gemm_row *row = k_gemm_select(&large, ctx->isa);
+	const size_t bytes = k_gemm_scratch(row, &both, 1);
+	void *scratch = mem_alloc_tensor(ctx, bytes);
+	assert_non_null(scratch);
+	for (int way = 0; way < 2; way++) { /* columns side by side, or neither they nor rows */
+		soft_call c = {.kind = CALL_GEMM};
+		c.u.gemm.args = both;
+		c.u.gemm.args.c.rs = way ? APART * N : 1;
+		c.u.gemm.row = row;
+		c.u.gemm.form_bytes[K_B] = k_gemm_packed_bytes(row, &c.u.gemm.args, K_B);
+		k_gemm(NULL, row, &c.u.gemm.args, scratch);
+		memcpy(want, have, sizeof want);
+		memset(have, 0, sizeof have);
+		for (int k = 0; k < PAYS; k++)
+			c.u.gemm.args.packed_b = soft_packed(d, &m, &c, K_B, w);
+		assert_non_null(c.u.gemm.args.packed_b);
+		k_gemm(NULL, row, &c.u.gemm.args, scratch);
+		assert_memory_equal(have, want, sizeof want);
+	}
+	soft_drop_forms(d, &m);
+	mem_free_tensor(ctx, scratch, bytes);
+	an_device_close(d);
+	an_ctx_close(ctx);
+}
+
 static void test_counting(void **state)
 {
 	(void)state;
@@ -387,6 +434,7 @@ int main(void)
 	    cmocka_unit_test(test_not_worth_it),  cmocka_unit_test(test_changes),
 	    cmocka_unit_test(test_policy),        cmocka_unit_test(test_layers),
 	    cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_counting),
+	    cmocka_unit_test(test_orientation),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

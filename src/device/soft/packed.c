@@ -15,7 +15,7 @@ struct soft_form {
 	/* what it is made of, and how */
 	const k_gemm_row *row;
 	k_operand which;
-	bool by_columns; /* C's are contiguous: kernels see the operands exchanged */
+	bool by_columns; /* only C's columns are contiguous: kernels see the operands exchanged */
 	k_matrix of;
 	int64_t count, k; /* vectors, their length */
 	int nbatch;
@@ -44,7 +44,7 @@ static soft_form key_of(const soft_call *c, k_operand which, void *data)
 	const k_gemm_args *g = &c->u.gemm.args;
 	soft_form f = {.row = c->u.gemm.row,
 		       .which = which,
-		       .by_columns = g->c.cs != 1,
+		       .by_columns = g->c.cs != 1 && g->c.rs == 1,
 		       .of = which == K_A ? g->a : g->b,
 		       .count = which == K_A ? g->m : g->n,
 		       .k = g->k,
