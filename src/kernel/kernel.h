@@ -153,8 +153,8 @@ void k_gemm_count(pool *p, uint32_t isa, const k_gemm_args *g, k_counts *counts)
 /* A straight-line program over fp32 (or int32) registers, run on blocks of elements that stay
  * in the first-level cache.  Each operand is strided over a common index space of up to
  * EW_MAX_DIMS dims (stride 0 broadcasts; results may be written over an operand of the same
- * place and strides).  An instruction whose `round16` is set rounds its result to fp16, so a chain
- * has the bits of its single operations if all are set. */
+ * place and strides that no later instruction loads).  An instruction whose `round16` is set rounds
+ * its result to fp16, so a chain has the bits of its single operations if all are set. */
 #define EW_MAX_DIMS     6
 #define EW_MAX_OPERANDS 24
 #define EW_MAX_REGS     32
