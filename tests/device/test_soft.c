@@ -169,19 +169,21 @@ static void add_cast(maker *m, an_value x)
 	keep(m, an_cast(&m->b, x, type_of(m, x)->dtype == AN_FP16 ? AN_FP32 : AN_FP16));
 }
 
-static an_program *random_program(an_ctx *ctx, uint64_t seed, int ops)
+/* `heads`: all values have an axis that calls can be a loop over. */
+static an_program *random_program(an_ctx *ctx, uint64_t seed, int ops, bool heads)
 {
 	an_program *p;
 	an_function *f;
 	MIL_OK(ctx, an_program_new(ctx, &p));
 	MIL_OK(ctx, an_function_new(p, "main", &f));
 	maker m = {.b = an_builder_on(f), .seed = seed};
-	static const int32_t shapes[][4] = {
-	    {1, 12, 1, 10}, {2, 3, 4, 10}, {1, 1, 1, 10}, {1, 12, 1, 1}, {1, 24, 1, 5}};
-	for (int i = 0; i < LENGTH(shapes); i++) {
+	static const int32_t shapes[2][5][4] = {
+	    {{1, 12, 1, 10}, {2, 3, 4, 10}, {1, 1, 1, 10}, {1, 12, 1, 1}, {1, 24, 1, 5}},
+	    {{4, 1, 16, 6}, {4, 1, 16, 3}, {4, 1, 16, 16}, {4, 1, 1, 16}, {4, 1, 16, 16}}};
+	for (int i = 0; i < LENGTH(shapes[0]); i++) {
 		char name[16];
 		snprintf(name, sizeof name, "in%d", i);
-		keep(&m, an_input(&m.b, name, an_tensor(i == 4 ? AN_FP32 : AN_FP16, 4, shapes[i])));
+		keep(&m, an_input(&m.b, name, an_tensor(i == 4 ? AN_FP32 : AN_FP16, 4, shapes[heads][i])));
 	}
 	for (int i = 0; i < ops; i++) {
 		an_value x = pick(&m);
@@ -204,7 +206,7 @@ static an_program *random_program(an_ctx *ctx, uint64_t seed, int ops)
 		}
 	}
 	/* some results are returned, some are not needed, some are needed inside only */
-	int from = LENGTH(shapes);
+	int from = LENGTH(shapes[0]);
 	for (int i = m.n - 1; i >= from && i >= m.n - 7; i--)
 		if (i == m.n - 1 || draw(&m, 0, 1))
 			an_output(&m.b, m.value[i]);
@@ -212,13 +214,48 @@ static an_program *random_program(an_ctx *ctx, uint64_t seed, int ops)
 	return p;
 }
 
+/* Fused and unfused runs have the same bits. */
+static void check_bits(an_ctx *ctx, const char *numerics, an_function *f, uint64_t seed)
+{
+	an_device *d[] = {device_soft(ctx, numerics, true), device_soft(ctx, numerics, false)};
+	an_call *call[2];
+	for (int i = 0; i < 2; i++) {
+		call[i] = device_call(d[i], f, seed, -2, 2);
+		MIL_OK(ctx, an_call_run(call[i]));
+	}
+	for (int i = call[0]->exe->ninputs; i < call[0]->exe->ninputs + call[0]->exe->noutputs; i++)
+		if (memcmp(device_bytes(call[0], i), device_bytes(call[1], i), call[0]->bound[i]->bytes))
+			fail_msg("program %d, %s: fused and unfused runs differ", (int)seed,
+				 call[0]->exe->ports[i].name);
+	for (int i = 0; i < 2; i++) {
+		an_call_free(call[i]);
+		an_device_close(d[i]);
+	}
+}
+
 static void test_random_programs(void **state)
 {
 	(void)state;
 	an_ctx *ctx = device_ctx(2);
 	for (uint64_t seed = 0; seed < 300; seed++) {
-		an_program *p = random_program(ctx, seed, 8 + (int)(seed % 40));
+		an_program *p = random_program(ctx, seed, 8 + (int)(seed % 40), false);
 		device_check(ctx, "ieee", an_program_function(p, NULL), seed, -2, 2, true);
+		an_program_free(p);
+	}
+	an_ctx_close(ctx);
+}
+
+/* Their gradients too, which read what the forward made in several ways. */
+static void test_random_loops(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(2);
+	for (uint64_t seed = 2000; seed < 2120; seed++) {
+		an_program *p = random_program(ctx, seed, 6 + (int)(seed % 16), true);
+		an_function *f = an_program_function(p, NULL), *forward, *backward;
+		device_check(ctx, "ieee", f, seed, -2, 2, true);
+		if (an_grad(f, &(an_grad_options){.recompute = 2}, &forward, &backward) == AN_OK)
+			check_bits(ctx, "m4", backward, seed);
 		an_program_free(p);
 	}
 	an_ctx_close(ctx);
@@ -236,7 +273,7 @@ static void test_threads(void **state)
 		for (int threads = 1; threads <= 3; threads++) {
 			an_ctx *ctx = device_ctx(threads);
 			an_device *d = device_soft(ctx, seed & 1 ? "fast" : "ieee", true);
-			an_program *p = random_program(ctx, seed, 40);
+			an_program *p = random_program(ctx, seed, 40, seed % 4 > 1);
 			an_call *c = device_call(d, an_program_function(p, NULL), seed, -2, 2);
 			MIL_OK(ctx, an_call_run(c));
 			if (threads == 1) {
@@ -286,7 +323,7 @@ static void test_plan(void **state)
 	size_t planned = 0, side_by_side = 0;
 	for (uint64_t seed = 0; seed < 60; seed++) {
 		an_device *d = device_soft(ctx, "ieee", seed & 1);
-		an_program *p = random_program(ctx, seed, 60);
+		an_program *p = random_program(ctx, seed, 60, seed % 4 > 1);
 		an_executable *e;
 		MIL_OK(ctx, an_compile(d, an_program_function(p, NULL), &e));
 		check_plan(e->impl);
@@ -666,6 +703,54 @@ static void test_overwriting_in_bands(void **state)
 	an_ctx_close(ctx);
 }
 
+/* A result takes the place of an operand only if nothing is read of that afterwards: by a later instruction
+ * of the same program, or as another view of the same values. */
+static void test_overwriting_what_is_read(void **state)
+{
+	(void)state;
+	an_ctx *ctx = device_ctx(1);
+	for (int way = 0; way < 2; way++) {
+		an_program *p;
+		an_builder b = new_function(ctx, &p);
+		an_value q = an_input(&b, "q", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, TOKENS, DIM}));
+		an_value k = an_input(&b, "k", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, TOKENS, DIM}));
+		an_value x = an_input(&b, "x", an_tensor(AN_FP16, 4, (int32_t[]){HEADS, 1, TOKENS, TOKENS}));
+		an_value scores = an_matmul(&b, q, k, false, true), y;
+		if (way == 0) {
+			an_value early = an_mul(&b, x, x);
+			y = an_add(&b, early, scores);
+			an_output(&b, an_name(&b, an_matmul(&b, early, q, false, false), "early"));
+		} else {
+			y = an_add(&b, scores, an_transpose(&b, scores, 4, (int32_t[]){0, 1, 3, 2}));
+		}
+		an_output(&b, an_name(&b, an_matmul(&b, y, q, false, false), "out"));
+		MIL_OK(ctx, an_builder_finish(&b));
+		assert_int_equal(count_as(ctx, "ieee", b.f).loops, 1);
+		device_check(ctx, "ieee", b.f, 3, -2, 2, true);
+		an_program_free(p);
+	}
+	an_ctx_close(ctx);
+}
+
+/* Products with a few columns go by the longer side, which a band must not make the shorter. */
+static void test_few_columns_in_bands(void **state)
+{
+	(void)state;
+	enum { LONG = 71, FEW = 3 }; /* bands of 5 leave 1 */
+	an_ctx *ctx = device_ctx(1);
+	an_program *p;
+	an_builder b = new_function(ctx, &p);
+	an_value q = an_input(&b, "q", an_tensor(AN_FP32, 4, (int32_t[]){HEADS, 1, LONG, DIM}));
+	an_value v = an_input(&b, "v", an_tensor(AN_FP32, 4, (int32_t[]){HEADS, 1, LONG, FEW}));
+	an_value probs = an_softmax(&b, an_matmul(&b, q, q, false, true), -1);
+	an_output(&b, an_name(&b, an_matmul(&b, probs, v, false, false), "out"));
+	MIL_OK(ctx, an_builder_finish(&b));
+	assert_true(count_as(ctx, "ieee", b.f).banded >= 2);
+	device_check(ctx, "ieee", b.f, 3, -1, 1, true);
+	an_program_free(p);
+	an_ctx_close(ctx);
+}
+
 /* Products that are added up over bands count what they would at once. */
 static void test_counting_in_bands(void **state)
 {
@@ -868,6 +953,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_random_programs),
+	    cmocka_unit_test(test_random_loops),
 	    cmocka_unit_test(test_threads),
 	    cmocka_unit_test(test_plan),
 	    cmocka_unit_test(test_norm_and_linear),
@@ -877,6 +963,8 @@ int main(void)
 	    cmocka_unit_test(test_sums_and_threads),
 	    cmocka_unit_test(test_counting_in_loops),
 	    cmocka_unit_test(test_overwriting_in_bands),
+	    cmocka_unit_test(test_overwriting_what_is_read),
+	    cmocka_unit_test(test_few_columns_in_bands),
 	    cmocka_unit_test(test_counting_in_bands),
 	    cmocka_unit_test(test_recompute),
 	    cmocka_unit_test(test_rotation_in_one_pass),

@@ -99,6 +99,10 @@ bool soft_is_bound(const soft_call *c, int axis, bool whole)
 		const k_gemm_args *g = &c->u.gemm.args;
 		const bool may_add = g->precision == K_FAST && g->nbatch == 0 && !c->u.gemm.biased &&
 				     g->c.type == K_F16 && g->c.cs == 1;
+		/* rows for a few columns go by the longer side, which a part must not make the shorter */
+		const bool vectors = k_gemm_packed_bytes(c->u.gemm.row, g, K_A) == 0;
+		if (vectors && (is_among(g->nbatch + AXIS_M, x) || is_among(g->nbatch + AXIS_N, x)))
+			return true;
 		return is_among(g->nbatch + AXIS_K, x) && (whole || !may_add);
 	}
 	case CALL_SOFTMAX: {

@@ -63,9 +63,9 @@ static int collect(bander *b, const soft_call *call, int n, int seed, int axis, 
 	int members = 0;
 	b->p->round++;
 	for (int i = seed; i < n; i++) {
-		b->place[i] = i > seed                            ? place(b, &call[i], length)
-			      : soft_agrees(b->p, &call[i], axis) ? axis
-								  : PLACE_AFTER;
+		const bool free =
+		    i == seed && !soft_is_bound(&call[i], axis, false) && soft_agrees(b->p, &call[i], axis);
+		b->place[i] = i > seed ? place(b, &call[i], length) : free ? axis : PLACE_AFTER;
 		if (b->place[i] < 0)
 			continue;
 		soft_note(b->p, &call[i], b->place[i]);
