@@ -62,10 +62,10 @@ static int collect(bander *b, const soft_call *call, int n, int seed, int axis, 
 	const int64_t length = soft_access(&call[seed], 0).dim[axis];
 	int members = 0;
 	b->p->round++;
+	if (soft_is_bound(&call[seed], axis, false) || !soft_agrees(b->p, &call[seed], axis))
+		return 0;
 	for (int i = seed; i < n; i++) {
-		const bool free =
-		    i == seed && !soft_is_bound(&call[i], axis, false) && soft_agrees(b->p, &call[i], axis);
-		b->place[i] = i > seed ? place(b, &call[i], length) : free ? axis : PLACE_AFTER;
+		b->place[i] = i > seed ? place(b, &call[i], length) : axis;
 		if (b->place[i] < 0)
 			continue;
 		soft_note(b->p, &call[i], b->place[i]);
