@@ -40,7 +40,9 @@ static bool may_add(const bander *b, const soft_call *c, int axis)
 	const parts *p = b->p;
 	if (!soft_is_sum(c, 2, axis))
 		return true;
+	const k_gemm_args *g = &c->u.gemm.args;
 	return p->seen[c->storage[2]] != p->round && p->later[c->storage[2]] != p->round &&
+	       2 * MIN(g->m, g->n) <= g->k && /* fp32 sums are no more bytes than the operand that is cut */
 	       k_gemm_takes_blocks(c->u.gemm.row, b->s->dev->band_unit);
 }
 
