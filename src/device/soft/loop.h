@@ -71,6 +71,10 @@ an_status soft_reorder(soft_fn *s, void *x, size_t size, const int *order, int n
  * the calls of each side by side; from[i] becomes the place that call i had.  `iteration` has the storages of
  * which a thread has its own part, p is for trying. */
 an_status soft_find_bands(soft_fn *s, soft_call *call, int n, const parts *iteration, parts *p, int *from);
+/* private.c: lays out the memory that threads have for themselves.  confined: by reference, a band touches
+ * its part only. */
+an_status soft_pack_private(soft_fn *s, soft_call *loop, const bool *confined);
+int soft_count_refs(const soft_call *call, int first, int end);
 /* How many rows make a band of what takes so many bytes for each. */
 int64_t soft_band_width(const soft_fn *s, int64_t bytes_per_row);
 

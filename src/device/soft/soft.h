@@ -13,6 +13,7 @@
  *   loop.c   calls that go through the same heads become a loop over heads
  *   band.c   of these, calls that go through the same rows do so band by band
  *   axis.c   how calls go through their operands, for both
+ *   private.c what threads have for themselves in a loop
  *   plan.c   offsets of everything that lives only during a call, in one block
  *   run.c    addresses are filled in, kernels run
  *   packed.c weights are kept as products read them
