@@ -138,6 +138,13 @@ typedef enum k_operand { K_A, K_B } k_operand;
 size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *g, k_operand which);
 /* Packs g->a or g->b into `to`, which is aligned to 64 bytes. */
 void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_operand which, void *to);
+/* Whether it would make the same of this operand of both products. */
+bool k_gemm_packs_alike(const k_gemm_row *r, const k_gemm_args *g, const k_gemm_row *s, const k_gemm_args *h,
+			k_operand which);
+/* Whether the product packs all of an operand before it computes, where `threads` threads do.  To have it
+ * packed costs no more, and to have it packed once for several such products saves the rest.  What is packed
+ * where it is used costs less than to have it packed, and what is too large is better packed piece by piece. */
+bool k_gemm_packs_first(const k_gemm_row *r, const k_gemm_args *g, k_operand which, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 /* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of
  * K_FIXED where that is the precision, and is 0 otherwise.  Products of integers are not counted. */
