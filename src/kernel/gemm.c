@@ -615,7 +615,7 @@ bool k_gemm_packs_first(const k_gemm_row *r, const k_gemm_args *args, k_operand 
 	gemm_plan q;
 	make_plan(&q, r, args, threads);
 	const k_operand x = q.transposed ? (which == K_A ? K_B : K_A) : which;
-	return !r->vector && q.batches == 1 && q.chunk == q.g.n && q.slab == q.kb &&
+	return !r->vector && q.batches == 1 && q.chunk >= q.g.n && q.slab == q.kb &&
 	       (x == K_A ? q.pack_a : q.pack_b) == SHARED;
 }
 
