@@ -141,9 +141,9 @@ void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_operand w
 /* Whether it would make the same of this operand of both products. */
 bool k_gemm_packs_alike(const k_gemm_row *r, const k_gemm_args *g, const k_gemm_row *s, const k_gemm_args *h,
 			k_operand which);
-/* Whether the product packs all of an operand before it computes, where `threads` threads do.  To have it
- * packed costs no more, and to have it packed once for several such products saves the rest.  What is packed
- * where it is used costs less than to have it packed, and what is too large is better packed piece by piece. */
+/* Whether the product, with so many threads, packs all of an operand before it computes: then k_gemm_pack
+ * costs what that does, and of several products all but one save it.  Other operands are packed where they
+ * are used, which takes less, or, large ones, piece by piece while caches have them. */
 bool k_gemm_packs_first(const k_gemm_row *r, const k_gemm_args *g, k_operand which, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 /* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of

@@ -62,7 +62,7 @@ static double cross_entropy(an_trainer *t, double grad_scale)
 	return nats;
 }
 
-/* Batch b's operand of a product, packed, if others of this plan read it too. */
+/* Batch b's operand of a product, packed, if its neighbours read it too. */
 static const void *shared_panels(const an_trainer *t, const action *a, const k_gemm_args *g, k_operand which,
 				 int64_t b)
 {

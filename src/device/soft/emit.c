@@ -210,7 +210,7 @@ size_t soft_gemm_scratch(const soft_fn *s, const soft_call *c)
 		const bool is[] = {i & 1, i & 2};
 		bool may = true;
 		for (int which = K_A; which <= K_B; which++)
-			may &= is[which] ? form[which] || packed[which] : form[which] || !packed[which];
+			may &= form[which] || is[which] == (packed[which] > 0);
 		if (!may)
 			continue;
 		k_gemm_args g = c->u.gemm.args;

@@ -37,12 +37,15 @@ static bool packs(const sharer *h, const soft_call *c, k_operand which)
 	       k_gemm_packs_first(c->u.gemm.row, &c->u.gemm.args, which, h->s->ctx->threads);
 }
 
+/* Whether d is a product too that would make the same panels of its operand. */
 static bool reads_alike(const soft_call *c, const soft_call *d, k_operand which)
 {
-	return c->storage[which] == d->storage[which] && c->ref[which].offset == d->ref[which].offset &&
+	return d->kind == CALL_GEMM && c->storage[which] == d->storage[which] &&
+	       c->ref[which].offset == d->ref[which].offset &&
 	       k_gemm_packs_alike(c->u.gemm.row, &c->u.gemm.args, d->u.gemm.row, &d->u.gemm.args, which);
 }
 
+/* Lets product c read panels that are there. */
 static void take(const sharer *h, soft_call *c, k_operand which, int panels)
 {
 	const int scratch = c->storage[c->u.gemm.biased ? 4 : 3];
@@ -82,7 +85,7 @@ static an_status share(sharer *h, int i, k_operand which)
 		return AN_OK;
 	for (int j = i; j + 1 < h->e->ncalls && !writes(&call[j], call[i].storage[which]); j++) {
 		soft_call *next = &call[j + 1];
-		if (!packs(h, next, which) || !reads_alike(&call[i], next, which))
+		if (!reads_alike(&call[i], next, which) || !packs(h, next, which))
 			continue;
 		if (panels < 0) {
 			TRY(add_pack(h, &call[i], which, &panels));
