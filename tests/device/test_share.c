@@ -116,22 +116,28 @@ static void same_bits(an_ctx *ctx, const char *numerics, an_function *f)
 
 static const char *const profiles[] = {"ieee", "fast", "m4"};
 
+static void check_shared(an_ctx *ctx)
+{
+	program x = queries_keys_values(ctx);
+	for (int i = 0; i < LENGTH(profiles); i++) {
+		found n = compiled(ctx, profiles[i], x.b.f);
+		assert_int_equal(n.products, 4);
+		assert_int_equal(n.packs, 1);
+		assert_int_equal(n.shares, 3);
+		same_bits(ctx, profiles[i], x.b.f);
+	}
+	an_program_free(x.p);
+	an_ctx_close(ctx);
+}
+
 static void test_shared(void **state)
 {
 	(void)state;
-	for (int threads = 1; threads <= 3; threads++) {
-		an_ctx *ctx = device_ctx(threads);
-		program x = queries_keys_values(ctx);
-		for (int i = 0; i < LENGTH(profiles); i++) {
-			found n = compiled(ctx, profiles[i], x.b.f);
-			assert_int_equal(n.products, 4);
-			assert_int_equal(n.packs, 1);
-			assert_int_equal(n.shares, 3);
-			same_bits(ctx, profiles[i], x.b.f);
-		}
-		an_program_free(x.p);
-		an_ctx_close(ctx);
-	}
+	for (int threads = 1; threads <= 3; threads++)
+		check_shared(device_ctx(threads));
+	an_ctx *ctx;
+	assert_int_equal(an_ctx_open(&(an_ctx_options){.threads = 2, .isa = "portable"}, &ctx), AN_OK);
+	check_shared(ctx);
 }
 
 /* Other elements of one value, the same in another order, or in another role: nothing is shared. */
