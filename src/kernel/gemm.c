@@ -188,6 +188,9 @@ static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 static k_triangle turned(k_triangle t) { return t == K_LOWER ? K_UPPER : t == K_UPPER ? K_LOWER : K_WHOLE; }
 
+/* Kernels see the operands exchanged. */
+static bool is_turned(const k_gemm_args *g) { return g->c.cs != 1 && g->c.rs == 1; }
+
 void k_gemm_transpose(k_gemm_args *g)
 {
 	k_matrix a = g->a;
@@ -284,7 +287,7 @@ static void make_plan(gemm_plan *q, const k_gemm_row *r, const k_gemm_args *args
 	assert(r->integer == (g->c.type == K_I32));
 	for (int d = 0; d < g->nbatch; d++)
 		q->batches *= g->batch[d];
-	q->transposed = r->vector ? g->m < g->n : g->c.cs != 1 && g->c.rs == 1;
+	q->transposed = r->vector ? g->m < g->n : is_turned(g);
 	if (q->transposed)
 		k_gemm_transpose(g);
 	q->parallel = threads > 1 && q->batches * g->m * g->n * g->k >= PARALLEL_PRODUCTS;
@@ -601,6 +604,27 @@ size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *args, k_opera
 	const k_operand x = plan_packing(&q, r, args, which);
 	const packed_head head = head_of(&q, x);
 	return HEAD + (size_t)head.matrices * panels_bytes(&q, x, head.count);
+}
+
+bool k_gemm_packs_alike(const k_gemm_row *r, const k_gemm_args *g, const k_gemm_row *s, const k_gemm_args *h,
+			k_operand which)
+{
+	const k_matrix *x = matrix_of(g, which), *y = matrix_of(h, which);
+	bool alike = r == s && is_turned(g) == is_turned(h) && x->data == y->data && x->type == y->type &&
+		     x->rs == y->rs && x->cs == y->cs && g->k == h->k && g->k_block == h->k_block &&
+		     (which == K_A ? g->m == h->m : g->n == h->n) && g->nbatch == h->nbatch;
+	for (int d = 0; alike && d < g->nbatch; d++)
+		alike = g->batch[d] == h->batch[d] && x->bs[d] == y->bs[d];
+	return alike;
+}
+
+bool k_gemm_packs_first(const k_gemm_row *r, const k_gemm_args *args, k_operand which, int threads)
+{
+	gemm_plan q;
+	make_plan(&q, r, args, threads);
+	const k_operand x = q.transposed ? (which == K_A ? K_B : K_A) : which;
+	return !r->vector && q.batches == 1 && q.chunk >= q.g.n && q.slab == q.kb &&
+	       (x == K_A ? q.pack_a : q.pack_b) == SHARED;
 }
 
 typedef struct pack_run {

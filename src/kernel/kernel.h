@@ -143,6 +143,13 @@ typedef enum k_operand { K_A, K_B } k_operand;
 size_t k_gemm_packed_bytes(const k_gemm_row *r, const k_gemm_args *g, k_operand which);
 /* Packs g->a or g->b into `to`, which is aligned to 64 bytes. */
 void k_gemm_pack(pool *p, const k_gemm_row *r, const k_gemm_args *g, k_operand which, void *to);
+/* Whether it would make the same of this operand of both products. */
+bool k_gemm_packs_alike(const k_gemm_row *r, const k_gemm_args *g, const k_gemm_row *s, const k_gemm_args *h,
+			k_operand which);
+/* Whether the product, with so many threads, packs all of an operand before it computes: then k_gemm_pack
+ * costs what that does, and of several products all but one save it.  Other operands are packed where they
+ * are used, which takes less, or, large ones, piece by piece while caches have them. */
+bool k_gemm_packs_first(const k_gemm_row *r, const k_gemm_args *g, k_operand which, int threads);
 void k_gemm(pool *p, const k_gemm_row *r, const k_gemm_args *g, void *scratch);
 /* Counts for a product that has been computed (C holds its results).  `lost` follows the rules of
  * K_FIXED where that is the precision, and is 0 otherwise.  Products of integers are not counted. */

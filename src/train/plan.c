@@ -294,8 +294,6 @@ static an_status add_contraction(an_trainer *t, const segment *s, int input, con
 			  .accumulate = true,
 			  .precision = t->precision};
 	a.row = k_gemm_select(&a.gemm, t->ctx->isa);
-	size_t scratch = k_gemm_scratch(a.row, &a.gemm, an_ctx_threads(t->ctx));
-	t->scratch_bytes = MAX(t->scratch_bytes, scratch);
 	int64_t operands = c->m * c->k * (int64_t)k_type_size(a.gemm.a.type) +
 			   c->k * c->n * (int64_t)k_type_size(a.gemm.b.type);
 	return add_entry(t,
@@ -365,6 +363,43 @@ static an_status add_micro_batch(an_trainer *t)
 					 .host = AN_HOST_EMBED_GRAD,
 					 .bytes = S * 4 + S * dim * (2 + 4 + 4)},
 			 (action){.param = an_model_embedding(t->model)});
+}
+
+static bool reads_alike(const action *a, const action *b, k_operand which)
+{
+	const bool same = which == K_A
+			      ? a->x == b->x && a->x_offset == b->x_offset && a->x_stride == b->x_stride
+			      : a->y == b->y && a->y_offset == b->y_offset && a->y_stride == b->y_stride;
+	return same && a->batch == b->batch && k_gemm_packs_alike(a->row, &a->gemm, b->row, &b->gemm, which);
+}
+
+/* Neighbours among the gradients of matrices that read one activation share what the first packs of it:
+ * nothing writes to surfaces between them. */
+static void share_operands(an_trainer *t)
+{
+	const int threads = an_ctx_threads(t->ctx);
+	for (int i = 1; i < t->nentries; i++)
+		for (int which = K_A; which <= K_B; which++) {
+			action *a = &t->actions[i - 1], *b = &t->actions[i];
+			if (!a->row || !b->row || !reads_alike(a, b, (k_operand)which) ||
+			    !k_gemm_packs_first(a->row, &a->gemm, (k_operand)which, threads) ||
+			    !k_gemm_packs_first(b->row, &b->gemm, (k_operand)which, threads))
+				continue;
+			if (a->share[which] == SHARE_NONE)
+				a->share[which] = SHARE_FIRST;
+			b->share[which] = SHARE_NEXT;
+			const size_t bytes = k_gemm_packed_bytes(b->row, &b->gemm, (k_operand)which);
+			t->panel_bytes[which] = MAX(t->panel_bytes[which], (size_t)b->batch * bytes);
+		}
+	for (int i = 0; i < t->nentries; i++) {
+		const action *a = &t->actions[i];
+		k_gemm_args g = a->gemm;
+		if (!a->row)
+			continue;
+		g.packed_a = a->share[K_A] ? a : NULL;
+		g.packed_b = a->share[K_B] ? a : NULL;
+		t->scratch_bytes = MAX(t->scratch_bytes, k_gemm_scratch(a->row, &g, threads));
+	}
 }
 
 /* AdamW for the parameters order[first] .. of one group, with the device's copy. */
@@ -496,6 +531,7 @@ static void count_other_memory(an_trainer *t)
 		an_device_get_info(t->host, &info);
 	}
 	t->memory += info.memory + blocks * (int64_t)t->block_bytes + (int64_t)t->scratch_bytes +
+		     (int64_t)(t->panel_bytes[K_A] + t->panel_bytes[K_B]) +
 		     (2 * t->S + t->o.tokens + 1) * (int64_t)sizeof(int32_t);
 }
 
@@ -544,6 +580,7 @@ static an_status add_training(an_trainer *t)
 		TRY(add_shared(t, s, &s->kind->backward));
 	}
 	TRY(add_micro_batch(t));
+	share_operands(t);
 	TRY(add_update(t));
 	TRY(add_refreshes(t));
 	return counts_allocate(t);
@@ -654,6 +691,9 @@ an_status plan_allocate(an_trainer *t)
 	t->target = mem_zalloc(t->ctx, (size_t)t->S * sizeof *t->target);
 	t->window = mem_zalloc(t->ctx, (size_t)(t->o.tokens + 1) * sizeof *t->window);
 	t->scratch = mem_alloc_tensor(t->ctx, t->scratch_bytes);
+	for (int i = 0; i < LENGTH(t->panels); i++)
+		if (!(t->panels[i] = mem_alloc_tensor(t->ctx, t->panel_bytes[i])))
+			return fail_memory(t->ctx, t->panel_bytes[i]);
 	if (!t->input || !t->target || !t->window || !t->scratch)
 		return fail_memory(t->ctx, 0);
 	if (t->mode == MODE_EVALUATE)

@@ -62,6 +62,18 @@ static double cross_entropy(an_trainer *t, double grad_scale)
 	return nats;
 }
 
+/* Batch b's operand of a product, packed, if its neighbours read it too. */
+static const void *shared_panels(const an_trainer *t, const action *a, const k_gemm_args *g, k_operand which,
+				 int64_t b)
+{
+	if (a->share[which] == SHARE_NONE)
+		return NULL;
+	char *to = (char *)t->panels[which] + (size_t)b * k_gemm_packed_bytes(a->row, g, which);
+	if (a->share[which] == SHARE_FIRST)
+		k_gemm_pack(workers(t), a->row, g, which, to);
+	return to;
+}
+
 static void weight_grad(an_trainer *t, const action *a)
 {
 	k_gemm_args g = a->gemm;
@@ -72,6 +84,8 @@ static void weight_grad(an_trainer *t, const action *a)
 		g.a.data = x + (a->x_offset + b * a->x_stride) * x_size;
 		g.b.data = y + (a->y_offset + b * a->y_stride) * y_size;
 		g.accumulate = t->written[a->param];
+		g.packed_a = shared_panels(t, a, &g, K_A, b);
+		g.packed_b = shared_panels(t, a, &g, K_B, b);
 		k_gemm(workers(t), a->row, &g, t->scratch);
 		t->written[a->param] = true;
 	}

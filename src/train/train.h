@@ -87,6 +87,9 @@ typedef struct dispatch {
 	struct dispatch *next;
 } dispatch;
 
+/* How an operand of a WEIGHT_GRAD is packed: by each product, or once for this one and those that follow. */
+typedef enum sharing { SHARE_NONE, SHARE_FIRST, SHARE_NEXT } sharing;
+
 /* What an entry of the plan needs to run. */
 typedef struct action {
 	dispatch *dispatch; /* AN_HOST_NONE, PROGRAM, PACK, WEIGHTS */
@@ -96,6 +99,7 @@ typedef struct action {
 	k_gemm_args gemm;   /* WEIGHT_GRAD: one of its batches, without addresses */
 	int64_t batch, x_offset, y_offset, x_stride, y_stride; /* WEIGHT_GRAD: in elements */
 	const k_gemm_row *row;
+	sharing share[2]; /* A, B */
 	/* device entries, by operation: of all updates that counted, and of the last */
 	an_counts *counts, *recent;
 } action;
@@ -150,6 +154,8 @@ struct an_trainer {
 	int32_t *input, *target, *window;
 	void *scratch; /* of GEMMs */
 	size_t scratch_bytes;
+	void *panels[2]; /* A's and B's that neighbouring WEIGHT_GRADs share */
+	size_t panel_bytes[2];
 
 	train_state state;
 	int64_t version;       /* counts changes of weights */

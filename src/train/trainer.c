@@ -78,6 +78,8 @@ void an_trainer_free(an_trainer *t)
 	mem_free_tensor(t->ctx, t->m, t->block_bytes);
 	mem_free_tensor(t->ctx, t->v, t->block_bytes);
 	mem_free_tensor(t->ctx, t->scratch, t->scratch_bytes);
+	for (int i = 0; i < LENGTH(t->panels); i++)
+		mem_free_tensor(t->ctx, t->panels[i], t->panel_bytes[i]);
 	mem_free(t->ctx, t->input, (size_t)t->S * sizeof *t->input);
 	mem_free(t->ctx, t->target, (size_t)t->S * sizeof *t->target);
 	mem_free(t->ctx, t->window, (size_t)(t->o.tokens + 1) * sizeof *t->window);

@@ -339,7 +339,7 @@ static void test_plan(void **state)
 /* ---- What becomes of typical programs -------------------------------------------------------- */
 
 typedef struct counts {
-	int ewise, reduce, gemm, softmax, copy, early, loops, triangles, banded;
+	int ewise, reduce, gemm, pack, softmax, copy, early, loops, triangles, banded;
 } counts;
 
 static void count_call(const soft_call *c, counts *n)
@@ -357,6 +357,7 @@ static void count_call(const soft_call *c, counts *n)
 		n->triangles +=
 		    c->u.gemm.args.triangle_a || c->u.gemm.args.triangle_b || c->u.gemm.args.triangle_c;
 		break;
+	case CALL_PACK: n->pack++; break;
 	case CALL_SOFTMAX:
 		n->softmax++;
 		n->triangles += c->u.copy.below >= 0;
@@ -385,7 +386,7 @@ static counts count_as(an_ctx *ctx, const char *numerics, an_function *f)
 	int lines = 0;
 	for (const char *s = text.data; *s; s++)
 		lines += *s == '\n';
-	assert_int_equal(lines, 1 + n.ewise + n.reduce + n.gemm + n.softmax + n.copy + n.loops);
+	assert_int_equal(lines, 1 + n.ewise + n.reduce + n.gemm + n.pack + n.softmax + n.copy + n.loops);
 	str_free(&text);
 	an_device_close(d);
 	return n;

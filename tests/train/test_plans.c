@@ -204,6 +204,63 @@ static void weights_kept_packed(void **state)
 	result_free(&have);
 }
 
+/* Packs for each gradient of a matrix what it reads. */
+static void share_nothing(an_trainer *t)
+{
+	mem_free_tensor(t->ctx, t->scratch, t->scratch_bytes);
+	for (int i = 0; i < t->nentries; i++) {
+		action *a = &t->actions[i];
+		a->share[K_A] = a->share[K_B] = SHARE_NONE;
+		if (a->row)
+			t->scratch_bytes =
+			    MAX(t->scratch_bytes, k_gemm_scratch(a->row, &a->gemm, an_ctx_threads(t->ctx)));
+	}
+	t->scratch = mem_alloc_tensor(t->ctx, t->scratch_bytes);
+	assert_non_null(t->scratch);
+}
+
+/* Queries', keys' and values' matrices, and gate's and up's, of sizes of which every kernel takes several
+ * blocks: one packed activation serves them. */
+static void activations_packed_once(void **state)
+{
+	(void)state;
+	static const an_llama_config c = {.dim = 544,
+					  .layers = 2,
+					  .heads = 4,
+					  .kv_heads = 4,
+					  .hidden = 560,
+					  .vocab = SMALL_VOCAB,
+					  .seq = 9,
+					  .tied = true};
+	static const char *const numerics[] = {"ieee", "fast"};
+	an_train_options o = base;
+	o.tokens = 9;
+	for (int n = 0; n < LENGTH(numerics); n++) {
+		setup s[2];
+		for (int i = 0; i < 2; i++) {
+			setup_open(&s[i], 2, numerics[n], &c);
+			setup_trainer(&s[i], &o, NULL);
+			if (i)
+				share_nothing(s[i].trainer);
+			for (int step = 0; step < o.steps; step++)
+				check_ok(s[i].ctx, an_trainer_step(s[i].trainer));
+		}
+		const an_trainer *t = s[0].trainer;
+		int count[3] = {0};
+		for (int i = 0; i < t->nentries; i++)
+			for (int which = K_A; which <= K_B && t->actions[i].row; which++)
+				count[t->actions[i].share[which]]++;
+		assert_int_equal(count[SHARE_FIRST], 2 * c.layers);
+		assert_int_equal(count[SHARE_NEXT], 3 * c.layers);
+		assert_memory_equal(t->weights, s[1].trainer->weights,
+				    (size_t)an_model_param_block(s[0].model) * sizeof(float));
+		assert_memory_equal(t->gradients, s[1].trainer->gradients,
+				    (size_t)an_model_param_block(s[0].model) * sizeof(float));
+		setup_close(&s[0]);
+		setup_close(&s[1]);
+	}
+}
+
 static void policies_say_what_they_cost(void **state)
 {
 	(void)state;
@@ -315,15 +372,11 @@ static void six_programs_as_published(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(layers_in_one_program),
-	    cmocka_unit_test(splits_change_no_bit),
-	    cmocka_unit_test(host_beside_a_chip),
-	    cmocka_unit_test(weight_gradients_on_the_device),
-	    cmocka_unit_test(weight_policies),
-	    cmocka_unit_test(weights_kept_packed),
-	    cmocka_unit_test(policies_say_what_they_cost),
-	    cmocka_unit_test(wrong_plans_are_refused),
-	    cmocka_unit_test(six_programs_as_published),
+	    cmocka_unit_test(layers_in_one_program),   cmocka_unit_test(splits_change_no_bit),
+	    cmocka_unit_test(host_beside_a_chip),      cmocka_unit_test(weight_gradients_on_the_device),
+	    cmocka_unit_test(weight_policies),         cmocka_unit_test(weights_kept_packed),
+	    cmocka_unit_test(activations_packed_once), cmocka_unit_test(policies_say_what_they_cost),
+	    cmocka_unit_test(wrong_plans_are_refused), cmocka_unit_test(six_programs_as_published),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,6 +57,14 @@ static void add_kernel(str *out, const soft_call *c)
 			 type_names[g->a.type], k_gemm_name(c->u.gemm.row));
 		break;
 	}
+	case CALL_PACK: {
+		const k_gemm_args *g = &c->u.gemm.args;
+		const bool a = c->u.gemm.which == K_A;
+		str_addf(out, "pack    %lldx%lld %s %s", (long long)(a ? g->m : g->k),
+			 (long long)(a ? g->k : g->n), type_names[a ? g->a.type : g->b.type],
+			 k_gemm_name(c->u.gemm.row));
+		break;
+	}
 	default: {
 		static const char *const names[] = {
 		    [CALL_SOFTMAX] = "softmax ", [CALL_ARG] = "arg     ", [CALL_COPY] = "copy    "};

@@ -26,7 +26,7 @@ static an_status alloc_refs(emitter *m, soft_call *c, int n)
 	return c->ref && c->storage ? AN_OK : fail_memory(m->s->ctx, 0);
 }
 
-static void add_ref(soft_call *c, int storage, int64_t bytes)
+void soft_add_ref(soft_call *c, int storage, int64_t bytes)
 {
 	c->storage[c->nrefs] = storage;
 	c->ref[c->nrefs++] = (soft_ref){.base = -1, .offset = bytes}; /* plan.c sets the base */
@@ -34,7 +34,7 @@ static void add_ref(soft_call *c, int storage, int64_t bytes)
 
 static void refer(soft_call *c, const soft_value *v)
 {
-	add_ref(c, v->at.storage, v->at.offset * (int64_t)k_type_size(v->type));
+	soft_add_ref(c, v->at.storage, v->at.offset * (int64_t)k_type_size(v->type));
 }
 
 /* Bytes of the elements that strides reach: an axis of stride 0 is the same memory again. */
@@ -190,26 +190,35 @@ static k_triangle triangle(soft_half h, int rank)
 							    : K_WHOLE;
 }
 
-/* Which operands may be kept packed, and scratch that does for all cases. */
-static size_t plan_forms(const emitter *m, soft_call *c)
+/* Which operands may be kept packed. */
+static void find_forms(const soft_fn *s, soft_call *c)
 {
-	const soft_fn *s = m->s;
-	size_t *bytes = c->u.gemm.form_bytes, scratch = 0;
 	for (int which = K_A; which <= K_B; which++) {
 		const soft_storage *st = &s->storages[c->storage[which]];
 		if (st->kind == STORE_PORT && st->port < (int)s->f->ninputs)
-			bytes[which] = soft_form_bytes(c->u.gemm.row, &c->u.gemm.args, (k_operand)which);
+			c->u.gemm.form_bytes[which] =
+			    soft_form_bytes(c->u.gemm.row, &c->u.gemm.args, (k_operand)which);
 	}
-	for (int kept = 0; kept < 4; kept++) {
-		bool a = kept & 1, b = kept & 2;
-		if ((a && !bytes[K_A]) || (b && !bytes[K_B]))
+}
+
+size_t soft_gemm_scratch(const soft_fn *s, const soft_call *c)
+{
+	const size_t *form = c->u.gemm.form_bytes;
+	const int *packed = c->u.gemm.packed;
+	size_t most = 0;
+	for (int i = 0; i < 4; i++) {
+		const bool is[] = {i & 1, i & 2};
+		bool may = true;
+		for (int which = K_A; which <= K_B; which++)
+			may &= form[which] || is[which] == (packed[which] > 0);
+		if (!may)
 			continue;
 		k_gemm_args g = c->u.gemm.args;
-		g.packed_a = a ? c : NULL;
-		g.packed_b = b ? c : NULL;
-		scratch = MAX(scratch, k_gemm_scratch(c->u.gemm.row, &g, s->ctx->threads));
+		g.packed_a = is[K_A] ? c : NULL;
+		g.packed_b = is[K_B] ? c : NULL;
+		most = MAX(most, k_gemm_scratch(c->u.gemm.row, &g, s->ctx->threads));
 	}
-	return scratch;
+	return most;
 }
 
 static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
@@ -244,18 +253,19 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 	bool swapped = simplify_product(&g);
 	c->u.gemm.args = g;
 	c->u.gemm.row = k_gemm_select(&g, s->ctx->isa);
-	TRY(alloc_refs(m, c, 5));
+	TRY(alloc_refs(m, c, 7));
 	refer(c, swapped ? y : x);
 	refer(c, swapped ? x : y);
 	refer(c, z);
 	c->u.gemm.biased = bias;
 	if (bias)
 		refer(c, bias);
-	size_t scratch = plan_forms(m, c);
+	find_forms(s, c);
+	size_t scratch = soft_gemm_scratch(s, c);
 	if (scratch) {
 		int storage;
 		TRY(soft_add_storage(s, STORE_SCRATCH, -1, (int64_t)scratch, &storage));
-		add_ref(c, storage, 0);
+		soft_add_ref(c, storage, 0);
 	}
 	return AN_OK;
 }

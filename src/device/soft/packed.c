@@ -15,11 +15,7 @@ struct soft_form {
 	/* what it is made of, and how */
 	const k_gemm_row *row;
 	k_operand which;
-	bool by_columns; /* only C's columns are contiguous: kernels see the operands exchanged */
-	k_matrix of;
-	int64_t count, k; /* vectors, their length */
-	int nbatch;
-	int64_t batch[GEMM_BATCH_DIMS];
+	k_gemm_args product; /* a product that reads it */
 	/* how it is at present */
 	int64_t version;  /* of the memory, when it was last asked for */
 	int uses, before; /* in that version and in the one before, up to PAYS */
@@ -41,28 +37,17 @@ size_t soft_form_bytes(const k_gemm_row *row, const k_gemm_args *g, k_operand wh
 
 static soft_form key_of(const soft_call *c, k_operand which, void *data)
 {
-	const k_gemm_args *g = &c->u.gemm.args;
 	soft_form f = {.row = c->u.gemm.row,
 		       .which = which,
-		       .by_columns = g->c.cs != 1 && g->c.rs == 1,
-		       .of = which == K_A ? g->a : g->b,
-		       .count = which == K_A ? g->m : g->n,
-		       .k = g->k,
-		       .nbatch = g->nbatch,
+		       .product = c->u.gemm.args,
 		       .bytes = c->u.gemm.form_bytes[which]};
-	f.of.data = data;
-	memcpy(f.batch, g->batch, sizeof f.batch);
+	*(which == K_A ? &f.product.a.data : &f.product.b.data) = data;
 	return f;
 }
 
 static bool same(const soft_form *x, const soft_form *y)
 {
-	bool equal = x->row == y->row && x->which == y->which && x->by_columns == y->by_columns &&
-		     x->of.data == y->of.data && x->of.type == y->of.type && x->of.rs == y->of.rs &&
-		     x->of.cs == y->of.cs && x->count == y->count && x->k == y->k && x->nbatch == y->nbatch;
-	for (int d = 0; equal && d < x->nbatch; d++)
-		equal = x->batch[d] == y->batch[d] && x->of.bs[d] == y->of.bs[d];
-	return equal;
+	return x->which == y->which && k_gemm_packs_alike(x->row, &x->product, y->row, &y->product, x->which);
 }
 
 /* NULL: out of memory. */
@@ -115,9 +100,7 @@ const void *soft_packed(an_device *d, soft_memory *m, const soft_call *c, k_oper
 		d->info.memory += (int64_t)f->bytes;
 	}
 	if (!f->made) {
-		k_gemm_args g = c->u.gemm.args;
-		*(which == K_A ? &g.a.data : &g.b.data) = at;
-		k_gemm_pack(ctx_pool(d->ctx), f->row, &g, which, f->panels);
+		k_gemm_pack(ctx_pool(d->ctx), f->row, &f->product, which, f->panels);
 		f->made = true;
 	}
 	return f->panels;

@@ -1,9 +1,9 @@
-/* The memory that each thread has for itself in a loop: values that live within an iteration, and kernels' scratch,
- * in one block per thread.
+/* The memory that each thread has for itself in a loop: values that live within an iteration, and kernels'
+ * scratch, in one block per thread.
  *
- * Requires: a loop with its references, by_worker, and the steps of one row in band_step; sections without width.
- * Sets: offsets, steps and storages of what is by_worker; the width of bands, their steps, and what products keep
- * from band to band. */
+ * Requires: a loop with its references, by_worker, and the steps of one row in band_step; sections without
+ * width. Sets: offsets, steps and storages of what is by_worker; the width of bands, their steps, and what
+ * products keep from band to band. */
 #include "device/soft/loop.h"
 
 /* Whether a program has done with operand x when it stores operand y: registers that are loaded from x may
@@ -52,7 +52,7 @@ typedef struct layout {
 	soft_call *loop;
 	private_range *range; /* from 1 on */
 	int ranges;
-	int *of;        /* by storage; 0: none */
+	int *of;              /* by storage; 0: none */
 	const bool *confined; /* by reference of the loop: a band touches its part only */
 } layout;
 
@@ -214,7 +214,8 @@ an_status soft_pack_private(soft_fn *s, soft_call *loop, const bool *confined)
 	for (int j = 0, k = 0; j < loop->u.loop.n; k += loop->u.loop.call[j++].nrefs)
 		if (loop->u.loop.call[j].band.calls) {
 			const int last = section_end(loop->u.loop.call, j);
-			cut_into_bands(&m, (section){j, last, k, k + soft_count_refs(loop->u.loop.call, j, last)});
+			cut_into_bands(
+			    &m, (section){j, last, k, k + soft_count_refs(loop->u.loop.call, j, last)});
 		}
 	int nlive = 0, block = -1;
 	for (int i = 1; i <= m.ranges; i++)

@@ -191,6 +191,12 @@ static void run_call(pool *p, uint32_t isa, const soft_call *c, band b, void *co
 		return;
 	}
 	case CALL_GEMM: multiply(p, isa, c, b, at, counts); return;
+	case CALL_PACK: {
+		k_gemm_args g = c->u.gemm.args;
+		*(c->u.gemm.which == K_A ? &g.a.data : &g.b.data) = at[0];
+		k_gemm_pack(p, c->u.gemm.row, &g, c->u.gemm.which, at[1]);
+		return;
+	}
 	default: break;
 	}
 	ew_operand x = c->u.copy.x, y = c->u.copy.y;
@@ -316,13 +322,20 @@ static void run_counted(pool *p, uint32_t isa, const soft_call *c, band b, void 
 		add_counts(&counts[c->u.ew.op[i]], &part[i]);
 }
 
-/* Lets a product have those of its operands that are kept packed. */
+/* The memory of an operand, at reference r, if it is kept packed. */
+static soft_memory *keeper(const soft_exe *e, const soft_call *c, k_operand which, int r)
+{
+	return c->u.gemm.form_bytes[which] ? e->kept[c->ref[r].base] : NULL;
+}
+
+/* Lets a product have those of its operands that are packed. */
 static void take_packed(an_device *d, const soft_exe *e, soft_call *c, void *const *at)
 {
 	const void **packed[] = {&c->u.gemm.args.packed_a, &c->u.gemm.args.packed_b};
 	for (int r = K_A; r <= K_B; r++) {
-		soft_memory *m = c->u.gemm.form_bytes[r] ? e->kept[c->ref[r].base] : NULL;
-		*packed[r] = m ? soft_packed(d, m, c, (k_operand)r, at[r]) : NULL;
+		soft_memory *m = keeper(e, c, (k_operand)r, r);
+		const int shared = c->u.gemm.packed[r];
+		*packed[r] = m ? soft_packed(d, m, c, (k_operand)r, at[r]) : shared ? at[shared] : NULL;
 	}
 }
 
@@ -342,7 +355,7 @@ void soft_run(an_device *d, soft_exe *e, int first, int end, an_counts *counts)
 			take_packed(d, e, c, at);
 		if (c->kind == CALL_LOOP)
 			run_loop(p, d, e, c, counts);
-		else
+		else if (c->kind != CALL_PACK || !keeper(e, c, c->u.gemm.which, 0))
 			count_or_run(p, d->ctx->isa, c, (band){0}, at, counts);
 		if (d->timing)
 			add_time(c, (band){0}, began);

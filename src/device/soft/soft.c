@@ -56,6 +56,7 @@ static an_status stages(an_device *d, soft_fn *s, soft_exe *e, arena *a)
 	TRY(soft_fuse(s));
 	TRY(soft_emit(s, e, a));
 	TRY(soft_loop(s, e, a));
+	TRY(soft_share(s, e, a));
 	TRY(soft_plan(s, e, a));
 	TRY(keep_names(s, e, a));
 	TRY(soft_reserve(d, &dev->scratch, &dev->scratch_size, e->scratch));

@@ -14,6 +14,7 @@
  *   band.c   of these, calls that go through the same rows do so band by band
  *   axis.c   how calls go through their operands, for both
  *   private.c what threads have for themselves in a loop
+ *   share.c  an operand that several products read is packed once for all of them
  *   plan.c   offsets of everything that lives only during a call, in one block
  *   run.c    addresses are filled in, kernels run
  *   packed.c weights are kept as products read them
@@ -172,6 +173,7 @@ typedef enum call_kind {
 	CALL_EWISE,
 	CALL_REDUCE,
 	CALL_GEMM,
+	CALL_PACK, /* an operand of products */
 	CALL_SOFTMAX,
 	CALL_ARG,
 	CALL_COPY,
@@ -195,7 +197,8 @@ typedef struct soft_call {
 	soft_band band;
 	const char *text; /* for profiles; NULL: not asked for yet */
 	int nrefs;
-	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, bias if any, scratch */
+	soft_ref *ref; /* of each operand in turn, the result last; GEMM: a, b, c, bias if any, scratch,
+			* packed operands */
 	int *storage;  /* of each ref */
 	union {
 		struct { /* EWISE, REDUCE: ref[i] belongs to operand[i]; REDUCE: out after them */
@@ -206,10 +209,12 @@ typedef struct soft_call {
 			uint32_t mask;
 			int reg;
 		} ew;
-		struct {
+		struct { /* GEMM; PACK: of one that reads it */
 			k_gemm_args args;
 			const k_gemm_row *row;
 			size_t form_bytes[2]; /* A, B: packed; 0: cannot be kept so */
+			int packed[2];        /* A, B: the ref to what a PACK made of it; 0: none did */
+			k_operand which;      /* PACK */
 			bool biased;
 			bool alone;   /* in a loop: its scratch is for one thread */
 			int64_t kept; /* bytes at the start of scratch for the operand of all bands, packed,
@@ -319,8 +324,13 @@ bool soft_group_code(const soft_fn *s, int first, soft_code *code);
 an_status soft_fuse(soft_fn *s);
 /* emit.c */
 an_status soft_emit(soft_fn *s, soft_exe *e, arena *a);
+void soft_add_ref(soft_call *c, int storage, int64_t bytes);
+/* Scratch for a product, whichever of its operands are packed. */
+size_t soft_gemm_scratch(const soft_fn *s, const soft_call *c);
 /* loop.c */
 an_status soft_loop(soft_fn *s, soft_exe *e, arena *a);
+/* share.c */
+an_status soft_share(soft_fn *s, soft_exe *e, arena *a);
 /* plan.c */
 /* Bytes up to a whole number of cache lines, which are as long as the widest vector. */
 static inline int64_t soft_aligned(int64_t n) { return (n + 63) / 64 * 64; }
