@@ -112,7 +112,7 @@ static bench_times time_product(const bench *b, dnnl_data_type_t type, product p
 	r.arg[0] = (dnnl_exec_arg_t){DNNL_ARG_SRC, m[0]};
 	r.arg[1] = (dnnl_exec_arg_t){DNNL_ARG_WEIGHTS, right};
 	r.arg[2] = (dnnl_exec_arg_t){DNNL_ARG_DST, m[2]};
-	bench_times t = measure(b, call, &r);
+	bench_times t = measure(b, PATIENCE, call, &r);
 	dnnl_primitive_destroy(r.primitive);
 	dnnl_primitive_desc_destroy(pd);
 	if (packed)
