@@ -520,6 +520,13 @@ static void check_close(an_function *f, int threads, double bound)
 	an_ctx_close(other);
 }
 
+/* Whether fast products add up over bands of DEVICE_BAND rows on this machine. */
+static bool adds_over_bands(const an_ctx *ctx)
+{
+	const k_gemm_args g = {.m = 48, .n = 48, .k = 48, .precision = K_FAST};
+	return k_gemm_takes_blocks(k_gemm_select(&g, ctx->isa), DEVICE_BAND);
+}
+
 /* What a causal mask throws away is not computed, forward or backward, and the mask itself is not added. */
 static void test_triangles(void **state)
 {
@@ -544,7 +551,7 @@ static void test_triangles(void **state)
 	assert_int_equal(n.triangles,
 			 8); /* all products, the softmax, and the sum and product of its gradient */
 	assert_int_equal(n.loops, 1);
-	assert_int_equal(n.banded, 8); /* all: products over queries too */
+	assert_int_equal(n.banded, adds_over_bands(ctx) ? 8 : 6); /* all: products over queries too */
 	check_close(backward, 3, 0.1); /* sums of 37 products of values up to 4 with gradients up to 16 */
 	n = count_as(ctx, "ieee", backward);
 	assert_int_equal(n.banded, 7); /* these two come later, and the mask is added */
@@ -619,7 +626,7 @@ static void test_sums_and_threads(void **state)
 		MIL_OK(ctx, an_builder_finish(&b));
 		counts n = count_as(ctx, "fast", b.f);
 		assert_int_equal(n.loops, run < 2); /* 4 heads do not keep 3 threads busy */
-		assert_int_equal(n.banded, run < 2 ? 3 : 0);
+		assert_int_equal(n.banded, run < 2 ? 2 + adds_over_bands(ctx) : 0);
 		an_device *d = device_soft(ctx, "fast", true);
 		an_call *call = device_call(d, b.f, 5, -1, 1);
 		const int o = call->exe->ninputs;
@@ -737,7 +744,7 @@ static void test_overwriting_what_is_read(void **state)
 static void test_few_columns_in_bands(void **state)
 {
 	(void)state;
-	enum { LONG = 71, FEW = 3 }; /* bands of 5 leave 1 */
+	enum { LONG = 8 * DEVICE_BAND + 1, FEW = 3 }; /* the last band has one row */
 	an_ctx *ctx = device_ctx(1);
 	an_program *p;
 	an_builder b = new_function(ctx, &p);
@@ -776,7 +783,8 @@ static void test_counting_in_bands(void **state)
 			MIL_OK(ctx, an_executable_counts(call[i]->exe, (int)op, &n[i]));
 		assert_true(n[0].products > 0 && n[0].products == n[1].products);
 		assert_true(n[0].results == n[1].results && n[0].overflowed == n[1].overflowed);
-		assert_true(fabs(n[0].largest - n[1].largest) <= 0.01 * n[1].largest);
+		/* what is masked is not computed, though it may be the largest */
+		assert_true(n[0].largest > 0 && n[0].largest <= 1.01 * n[1].largest);
 		products++;
 	}
 	assert_int_equal(products, 5);

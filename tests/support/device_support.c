@@ -19,7 +19,7 @@ an_device *device_soft(an_ctx *ctx, const char *numerics, bool fusion)
 	soft_device *soft = d->impl;
 	soft->loop_flops = 0; /* whatever can be a loop is one, and goes by bands */
 	soft->band_bytes = 0;
-	soft->band_unit = 6; /* sums are added up in bands by rows whose kr divides it */
+	soft->band_unit = DEVICE_BAND;
 	return d;
 }
 

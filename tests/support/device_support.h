@@ -20,6 +20,9 @@
 
 /* A context with so many threads (0: the default) and a soft device in it. */
 an_ctx *device_ctx(int threads);
+/* Everything that can be a loop is one, and goes by bands of DEVICE_BAND rows, through which products can add
+ * up if their kernel's kr divides it (not on AMX). */
+#define DEVICE_BAND 8
 an_device *device_soft(an_ctx *ctx, const char *numerics, bool fusion);
 
 /* Fills an array of type t with draws from [low, high): floats rounded to their type, ints floored,
