@@ -190,7 +190,7 @@ static k_triangle triangle(soft_half h, int rank)
 							    : K_WHOLE;
 }
 
-/* Which operands may be kept packed. */
+/* Which operands may be kept packed, in what they take. */
 static void find_forms(const soft_fn *s, soft_call *c)
 {
 	for (int which = K_A; which <= K_B; which++) {
@@ -201,7 +201,8 @@ static void find_forms(const soft_fn *s, soft_call *c)
 	}
 }
 
-size_t soft_gemm_scratch(const soft_fn *s, const soft_call *c)
+/* Scratch for a product, whichever of its operands are packed. */
+static size_t scratch_of(const soft_fn *s, const soft_call *c)
 {
 	const size_t *form = c->u.gemm.form_bytes;
 	const int *packed = c->u.gemm.packed;
@@ -219,6 +220,12 @@ size_t soft_gemm_scratch(const soft_fn *s, const soft_call *c)
 		most = MAX(most, k_gemm_scratch(c->u.gemm.row, &g, s->ctx->threads));
 	}
 	return most;
+}
+
+void soft_size_gemm(soft_fn *s, soft_call *c)
+{
+	find_forms(s, c);
+	s->storages[c->storage[c->u.gemm.biased ? 4 : 3]].bytes = (int64_t)scratch_of(s, c);
 }
 
 static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
@@ -260,13 +267,10 @@ static an_status emit_gemm(emitter *m, const soft_node *n, soft_call *c)
 	c->u.gemm.biased = bias;
 	if (bias)
 		refer(c, bias);
-	find_forms(s, c);
-	size_t scratch = soft_gemm_scratch(s, c);
-	if (scratch) {
-		int storage;
-		TRY(soft_add_storage(s, STORE_SCRATCH, -1, (int64_t)scratch, &storage));
-		soft_add_ref(c, storage, 0);
-	}
+	int scratch;
+	TRY(soft_add_storage(s, STORE_SCRATCH, -1, 0, &scratch));
+	soft_add_ref(c, scratch, 0);
+	soft_size_gemm(s, c);
 	return AN_OK;
 }
 

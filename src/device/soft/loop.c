@@ -142,9 +142,7 @@ static void add_in_blocks(looper *l, int first, int n, const soft_call *call, co
 		if (c->kind != CALL_GEMM || !call[i].u.gemm.args.k_block)
 			continue;
 		c->u.gemm.args.k_block = call[i].u.gemm.args.k_block;
-		const size_t most = k_gemm_scratch(c->u.gemm.row, &c->u.gemm.args, l->s->ctx->threads);
-		int64_t *have = &l->s->storages[c->storage[c->nrefs - 1]].bytes; /* its scratch */
-		*have = MAX(*have, (int64_t)most);
+		soft_size_gemm(l->s, c);
 	}
 }
 

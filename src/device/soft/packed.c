@@ -100,6 +100,7 @@ const void *soft_packed(an_device *d, soft_memory *m, const soft_call *c, k_oper
 		d->info.memory += (int64_t)f->bytes;
 	}
 	if (!f->made) {
+		assert(k_gemm_packed_bytes(f->row, &f->product, which) <= f->bytes);
 		k_gemm_pack(ctx_pool(d->ctx), f->row, &f->product, which, f->panels);
 		f->made = true;
 	}

@@ -151,7 +151,7 @@ static void multiply(pool *p, uint32_t isa, const soft_call *c, band b, void *co
 	int used = 3;
 	if (c->u.gemm.biased)
 		g.bias.data = at[used++];
-	char *scratch = c->nrefs > used ? at[used] : NULL;
+	char *scratch = at[used];
 	if (c->u.gemm.kept && soft_is_sum(c, 2, c->band.axis)) {
 		add_products(p, isa, c, b, &g, scratch, counts);
 		return;

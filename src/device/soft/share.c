@@ -48,10 +48,9 @@ static bool reads_alike(const soft_call *c, const soft_call *d, k_operand which)
 /* Lets product c read panels that are there. */
 static void take(const sharer *h, soft_call *c, k_operand which, int panels)
 {
-	const int scratch = c->storage[c->u.gemm.biased ? 4 : 3];
 	c->u.gemm.packed[which] = c->nrefs;
 	soft_add_ref(c, panels, 0);
-	h->s->storages[scratch].bytes = (int64_t)soft_gemm_scratch(h->s, c);
+	soft_size_gemm(h->s, c);
 }
 
 /* Adds a call that packs an operand of product c; *panels is where. */

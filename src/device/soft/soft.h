@@ -325,8 +325,9 @@ an_status soft_fuse(soft_fn *s);
 /* emit.c */
 an_status soft_emit(soft_fn *s, soft_exe *e, arena *a);
 void soft_add_ref(soft_call *c, int storage, int64_t bytes);
-/* Scratch for a product, whichever of its operands are packed. */
-size_t soft_gemm_scratch(const soft_fn *s, const soft_call *c);
+/* Sets the sizes that follow from how a top-level product is computed: of its scratch, and of operands that
+ * may be kept packed.  To be called again when its args or `packed` have changed. */
+void soft_size_gemm(soft_fn *s, soft_call *c);
 /* loop.c */
 an_status soft_loop(soft_fn *s, soft_exe *e, arena *a);
 /* share.c */
