@@ -341,11 +341,10 @@ void k_ewise(pool *p, uint32_t isa, const ew_program *prog)
 
 /* ---- Reductions ------------------------------------------------------------------- */
 
-/* What a reduction lost: a result that is infinite, or 0, though what was accumulated was not. */
-static void count_reduced(k_counts *to, const float *sum, const float *result, int n, k_type type)
+void k_counts_add_results(k_counts *to, const float *sum, const float *result, int64_t n, k_type type)
 {
 	to->results += n;
-	for (int i = 0; i < n; i++) {
+	for (int64_t i = 0; i < n; i++) {
 		float y = type == K_F16 ? half_to_float(half_from_float(result[i])) : result[i];
 		to->overflowed += fabsf(y) == INFINITY && fabsf(sum[i]) < INFINITY;
 		to->vanished += y == 0 && sum[i] != 0;
@@ -411,7 +410,7 @@ static void reduce_piece(void *arg, int64_t first, int64_t last)
 			memcpy(sum, acc, sizeof *sum * (size_t)(ni * nj));
 		job->loops->finish(acc, ni * nj, job->how, job->count);
 		if (counted)
-			count_reduced(&counts[prog->ninstr], sum, acc, ni * nj, job->out->type);
+			k_counts_add_results(&counts[prog->ninstr], sum, acc, ni * nj, job->out->type);
 		const k_type type = job->out->type;
 		char *to = (char *)job->out->data + t->offset[out] * (int64_t)k_type_size(type);
 		if (nj == 1)

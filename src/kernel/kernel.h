@@ -70,6 +70,9 @@ typedef struct k_counts {
 	float largest;      /* magnitude of a finite result */
 } k_counts;
 void k_counts_add(k_counts *to, const k_counts *from);
+/* Counts n results that become `type`, K_F16 or K_F32: one is lost if it is infinite, or 0, though the sum
+ * that it was made of was not. */
+void k_counts_add_results(k_counts *to, const float *sum, const float *result, int64_t n, k_type type);
 
 /* ---- GEMM ------------------------------------------------------------------------ */
 
@@ -128,6 +131,7 @@ typedef struct k_gemm_row k_gemm_row; /* one kernel of the table, see kernel/gem
  * NULL: the portable kernel takes everything. */
 const k_gemm_row *k_gemm_select(const k_gemm_args *g, uint32_t isa);
 const char *k_gemm_name(const k_gemm_row *r);
+/* Whether the row can add up its sums in such blocks (k_gemm_args). */
 bool k_gemm_takes_blocks(const k_gemm_row *r, int64_t k_block);
 /* Whether a product of K_I8 or K_U8 operands of this k may hold sums that reached 2^31. */
 bool k_gemm_saturates(const k_gemm_args *g);

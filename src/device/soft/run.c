@@ -1,8 +1,6 @@
 /* Running an executable: addresses are filled in, then one kernel after the other. */
 #include "device/soft/loop.h"
 
-#include <math.h>
-
 /* ---- What no fast kernel does -------------------------------------------------------- */
 
 static double load_float(k_type t, const char *p)
@@ -113,15 +111,9 @@ static void finish_sums(uint32_t isa, const k_gemm_args *g, const k_matrix *c, k
 {
 	for (int64_t i = 0; i < g->m; i++) {
 		const float *sum = (const float *)g->c.data + i * g->c.rs;
-		half *y = (half *)c->data + i * c->rs;
-		k_f32_to_f16(NULL, isa, y, sum, g->n);
-		for (int64_t j = 0; counts && j < g->n; j++) {
-			const float x = fabsf(half_to_float(y[j]));
-			counts->results++;
-			counts->overflowed += x == INFINITY && fabsf(sum[j]) < INFINITY;
-			counts->vanished += x == 0 && sum[j] != 0;
-			counts->largest = x < INFINITY ? fmaxf(counts->largest, x) : counts->largest;
-		}
+		k_f32_to_f16(NULL, isa, (half *)c->data + i * c->rs, sum, g->n);
+		if (counts)
+			k_counts_add_results(counts, sum, sum, g->n, K_F16);
 	}
 }
 
