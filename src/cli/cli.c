@@ -476,7 +476,7 @@ void cli_json_number(FILE *f, double x)
 		fputs("null", f);
 }
 
-static double now(void)
+double cli_now(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
@@ -496,10 +496,10 @@ void cli_status(bool plain, const char *fmt, ...)
 	fputs(terminal ? "\033[K" : "\n", stderr); /* ANSI: erase what is left of the last line */
 	fflush(stderr);
 	status_open = terminal;
-	status_shown = now();
+	status_shown = cli_now();
 }
 
-bool cli_status_due(void) { return now() - status_shown >= 0.1; }
+bool cli_status_due(void) { return cli_now() - status_shown >= 0.1; }
 
 void cli_progress(void *what, double share)
 {

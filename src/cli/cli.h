@@ -178,6 +178,8 @@ void cli_json_number(FILE *f, double x);
 /* A status line: rewritten in place on a terminal; otherwise `plain` decides whether it is printed
  * as a line of its own.  To stderr. */
 void cli_status(bool plain, const char *fmt, ...) AN_PRINTF(2, 3);
+/* Seconds of a clock that is never set back. */
+double cli_now(void);
 /* Whether the last one is old enough to be rewritten: no terminal is read faster. */
 bool cli_status_due(void);
 /* "WHAT  37%", as often as is worth while. */

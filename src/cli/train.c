@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static int run(int argc, char **argv);
@@ -38,13 +37,6 @@ typedef struct progress {
 	double tokens, started; /* for the mean speed */
 	double tokens_per_update;
 } progress;
-
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void field(const char *name, double x)
 {
@@ -237,7 +229,7 @@ static void take_over(progress *p)
 
 static void finished(const progress *p, const an_trainer *t, const char *dir)
 {
-	double speed = p->tokens / (now() - p->started);
+	double speed = p->tokens / (cli_now() - p->started);
 	cli_status_end();
 	if (p->json) {
 		printf("{\"event\": \"end\", \"step\": %lld", (long long)an_trainer_at(t));
@@ -404,7 +396,7 @@ static int run(int argc, char **argv)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	cli_accept_signals();
-	p.started = p.goes_on ? p.started : now();
+	p.started = p.goes_on ? p.started : cli_now();
 	s = an_trainer_run(t);
 	bool again_now = s == AN_BUDGET && !interrupted;
 	if (s == AN_BUDGET && interrupted)
