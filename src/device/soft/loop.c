@@ -8,9 +8,9 @@
  * Requires: calls in the order of execution, with places but no addresses (emit.c).  Calls become a loop if
  * each has an axis of the loop's length, or two such axes after each other, along which it neither sums nor
  * repeats a result, and if what one of them writes, another reads and writes in the same iteration only.
- * Where groups of heads share keys, these are the groups and the heads of each: some iterations read the
- * same. Breaks: e->call[i] may be a CALL_LOOP; calls between those of a loop come before or after it.  Bits
- * do not change: an iteration computes what the whole call did for its part, with the same kernels. */
+ * Where groups of heads share keys, these are the groups and the heads of each: some iterations read alike.
+ * Breaks: e->call[i] may be a CALL_LOOP; calls between those of a loop come before or after it.  Bits do not
+ * change: an iteration computes what the whole call did for its part, with the same kernels. */
 #include "device/soft/loop.h"
 
 typedef struct looper {

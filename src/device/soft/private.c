@@ -1,9 +1,9 @@
 /* The memory that each thread has for itself in a loop: values that live within an iteration, and kernels'
  * scratch, in one block per thread.
  *
- * Requires: a loop with its references, by_worker, and the steps of one row in band_step; sections without
- * width. Sets: offsets, steps and storages of what is by_worker; the width of bands, their steps, and what
- * products keep from band to band. */
+ * Requires: a loop with its references, by_worker, and in band_step the steps of one row; no width of bands.
+ * Sets: offsets, steps and storages of what is by_worker; the width of bands, steps from one to the next, and
+ * what products keep from band to band. */
 #include "device/soft/loop.h"
 
 /* Whether a program has done with operand x when it stores operand y: registers that are loaded from x may

@@ -88,22 +88,26 @@ static ew_program program_of(const soft_call *c, band b)
 static k_gemm_args product_of(const soft_call *c, band b)
 {
 	k_gemm_args g = c->u.gemm.args;
-	if (c->band.width && c->band.axis == g.nbatch + AXIS_M) {
+	if (!c->band.width)
+		return g;
+	switch (c->band.axis - g.nbatch) {
+	case AXIS_M:
 		g.m = b.count;
 		g.diagonal_a += b.first;
 		g.diagonal_c += b.first;
-	} else if (c->band.width && c->band.axis == g.nbatch + AXIS_N) {
+		return g;
+	case AXIS_N:
 		g.n = b.count;
 		g.diagonal_b -= b.first;
 		g.diagonal_c -= b.first;
-	} else if (c->band.width && c->band.axis == g.nbatch + AXIS_K) {
+		return g;
+	case AXIS_K:
 		g.k = b.count;
 		g.diagonal_a -= b.first;
 		g.diagonal_b += b.first;
-	} else if (c->band.width) {
-		g.batch[c->band.axis] = b.count;
+		return g;
+	default: g.batch[c->band.axis] = b.count; return g;
 	}
-	return g;
 }
 
 /* Results that were added up in fp32 are there. */
