@@ -301,27 +301,6 @@ static void test_ambiguous_name(void **state)
 
 /* ---- Memory that runs out ------------------------------------------------------------- */
 
-typedef struct meter {
-	long left;   /* allocations that still succeed */
-	size_t held; /* bytes not given back */
-} meter;
-
-static void *metered(void *user, void *p, size_t old_size, size_t new_size)
-{
-	meter *m = user;
-	if (new_size == 0) {
-		free(p);
-		m->held -= old_size;
-		return NULL;
-	}
-	if (m->left <= 0)
-		return NULL;
-	m->left--;
-	void *q = realloc(p, new_size);
-	m->held += new_size - old_size;
-	return q;
-}
-
 /* A norm, a product with a folded constant, a softmax, a concatenation: every stage has something to do. */
 static const char stages_text[] =
     "program(1.3)\n{\n"
@@ -386,9 +365,8 @@ static void test_out_of_memory(void **state)
 	an_ctx_close(ctx);
 	int failures = 0;
 	for (long n = 0;; n++) {
-		meter m = {.left = n};
-		an_allocator alloc = {metered, &m};
-		an_status s = an_ctx_open(&(an_ctx_options){.allocator = &alloc, .threads = 1}, &ctx);
+		device_meter m = {.left = n};
+		an_status s = device_metered(&m, 1, &ctx);
 		if (s == AN_OK) {
 			s = attempt(ctx, got);
 			an_ctx_close(ctx);

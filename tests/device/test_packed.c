@@ -33,29 +33,10 @@ static an_program *parse(an_ctx *ctx, const char *type)
 
 enum { W, X, DY, U, Y, DX, V, PORTS };
 
-/* An allocator that can refuse, and knows what was not given back. */
-typedef struct meter {
-	bool refuse;
-	size_t held;
-} meter;
-
-static void *metered(void *user, void *p, size_t old_size, size_t new_size)
-{
-	meter *m = user;
-	if (new_size > 0 && m->refuse)
-		return NULL;
-	m->held += new_size - old_size;
-	if (new_size > 0)
-		return realloc(p, new_size);
-	free(p);
-	return NULL;
-}
-
-static an_ctx *metered_ctx(meter *m)
+static an_ctx *metered_ctx(device_meter *m)
 {
 	an_ctx *ctx;
-	an_allocator alloc = {metered, m};
-	assert_int_equal(an_ctx_open(&(an_ctx_options){.allocator = &alloc, .threads = 2}, &ctx), AN_OK);
+	assert_int_equal(device_metered(m, 2, &ctx), AN_OK);
 	return ctx;
 }
 
@@ -137,7 +118,7 @@ static void test_same_bits(void **state)
 static void test_memory(void **state)
 {
 	(void)state;
-	meter m = {0};
+	device_meter m = {.left = INT64_MAX};
 	an_ctx *ctx = metered_ctx(&m);
 	pair x = make_pair(ctx, "ieee", "fp32");
 	const int64_t before = memory(x.d), size = (int64_t)dev_packed_bytes(x.kept->exe, "w"),
@@ -324,32 +305,32 @@ static void test_layers(void **state)
 static void test_out_of_memory(void **state)
 {
 	(void)state;
-	meter m = {0};
+	device_meter m = {.left = INT64_MAX};
 	an_ctx *ctx = metered_ctx(&m);
 	pair x = make_pair(ctx, "ieee", "fp32");
 	const int64_t before = memory(x.d), size = (int64_t)dev_packed_bytes(x.kept->exe, "w");
 	MIL_OK(ctx, an_call_run(x.plain));
 	for (int k = 0; k < RUNS; k++) {
-		m.refuse = true;
+		m.left = 0;
 		assert_int_equal(an_call_run(x.kept), AN_OK);
-		m.refuse = false;
+		m.left = INT64_MAX;
 		same_outputs("without memory", x.kept, x.plain);
 		assert_int_equal(memory(x.d), before);
 	}
 	for (int k = 1; k < PAYS; k++) /* even the counts of uses had no memory */
 		run("with memory", &x);
-	m.refuse = true;
+	m.left = 0;
 	assert_int_equal(an_call_run(x.kept), AN_OK);
-	m.refuse = false;
+	m.left = INT64_MAX;
 	same_outputs("without memory for copies", x.kept, x.plain);
 	assert_int_equal(memory(x.d), before);
 	run("with memory", &x);
 	assert_int_equal(memory(x.d), before + size);
 	fill(x.kept, W, 3);
 	fill(x.plain, W, 3);
-	m.refuse = true; /* a copy in memory that is there */
+	m.left = 0; /* a copy in memory that is there */
 	assert_int_equal(an_call_run(x.kept), AN_OK);
-	m.refuse = false;
+	m.left = INT64_MAX;
 	MIL_OK(ctx, an_call_run(x.plain));
 	same_outputs("anew", x.kept, x.plain);
 	close_pair(&x);

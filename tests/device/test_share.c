@@ -291,31 +291,12 @@ static void test_text(void **state)
 	an_ctx_close(ctx);
 }
 
-/* An allocator that refuses from the n-th request on. */
-typedef struct meter {
-	int64_t left;
-	size_t held;
-} meter;
-
-static void *metered(void *user, void *p, size_t old_size, size_t new_size)
-{
-	meter *m = user;
-	if (new_size > 0 && m->left-- <= 0)
-		return NULL;
-	m->held += new_size - old_size;
-	if (new_size > 0)
-		return realloc(p, new_size);
-	free(p);
-	return NULL;
-}
-
 static void test_out_of_memory(void **state)
 {
 	(void)state;
-	meter m = {.left = INT64_MAX};
+	device_meter m = {.left = INT64_MAX};
 	an_ctx *ctx;
-	an_allocator alloc = {metered, &m};
-	assert_int_equal(an_ctx_open(&(an_ctx_options){.allocator = &alloc, .threads = 2}, &ctx), AN_OK);
+	assert_int_equal(device_metered(&m, 2, &ctx), AN_OK);
 	program x = queries_keys_values(ctx);
 	an_device *d = device_soft(ctx, "ieee", true);
 	an_executable *e;

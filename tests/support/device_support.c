@@ -3,6 +3,24 @@
 #include "base/random.h"
 #include "device/soft/soft.h"
 
+static void *metered(void *user, void *p, size_t old_size, size_t new_size)
+{
+	device_meter *m = user;
+	if (new_size > 0 && m->left-- <= 0)
+		return NULL;
+	m->held += new_size - old_size;
+	if (new_size > 0)
+		return realloc(p, new_size);
+	free(p);
+	return NULL;
+}
+
+an_status device_metered(device_meter *m, int threads, an_ctx **ctx)
+{
+	an_allocator alloc = {metered, m};
+	return an_ctx_open(&(an_ctx_options){.allocator = &alloc, .threads = threads}, ctx);
+}
+
 an_ctx *device_ctx(int threads)
 {
 	an_ctx *ctx;

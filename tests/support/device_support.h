@@ -18,6 +18,14 @@
 #define SANITIZED 0
 #endif
 
+/* An allocator that refuses when `left` requests have been made, and knows what was not given back. */
+typedef struct device_meter {
+	int64_t left;
+	size_t held;
+} device_meter;
+/* A context with it; AN_MEMORY: it has refused. */
+an_status device_metered(device_meter *m, int threads, an_ctx **ctx);
+
 /* A context with so many threads (0: the default) and a soft device in it. */
 an_ctx *device_ctx(int threads);
 /* Everything that can be a loop is one, and goes by bands of DEVICE_BAND rows, through which products can add
